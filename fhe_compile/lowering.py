@@ -1,0 +1,30 @@
+"""QONNX file in, integer program out: ingest, then the passes every program wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from fhe_compile.ingest import ingest
+from fhe_compile.onnx_io import load_model
+from fhe_compile.program import Program
+
+
+def lower(
+    source: str | Path | onnx.ModelProto, metadata: Mapping[str, str] | None = None
+) -> Program:
+    """The integer program of a QONNX model (a file or a loaded model, batch size 1).
+
+    Args:
+        source: QONNX as Brevitas or QONNX tools write it.
+        metadata: strings to keep with the program (task, labels).
+
+    Raises:
+        ArtifactError: the file is missing, truncated, or not ONNX.
+        LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
+        BitWidthError: a table input over 16 bits.
+    """
+    model = source if isinstance(source, onnx.ModelProto) else load_model(source)
+    return ingest(model, metadata)

@@ -1,0 +1,239 @@
+"""The integer program: what comes out of lowering and goes into every later stage.
+
+A program is a list of nodes over integer tensors in static single assignment form. Each node is a
+frozen dataclass that names its output (`name`), its inputs, and the layer of the model it came
+from (`layer`, the tag under which bootstraps are counted). All arrays are int64.
+
+>>> program = Program(
+...     inputs=(Port("x", (1, 2), lo=0, hi=3),),
+...     outputs=(Port("y", (1, 1), lo=0, hi=9),),
+...     nodes=(
+...         Linear("acc", "fc", ("x",), np.array([[1], [2]])),
+...         Table("y", "fc", ("acc",), np.array(0), np.arange(10)),
+...     ),
+... )
+>>> program.node("acc").weight.shape
+(2, 1)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a program: real = scale * (integer - zero_point).
+
+    `lo` and `hi` bound every integer; `scale` and `zero_point` are scalars or broadcast over
+    `shape` (a classifier with a bias per class has one zero point per class).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    lo: int
+    hi: int
+    scale: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
+    zero_point: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+
+    @property
+    def signed(self) -> bool:
+        """Whether a negative integer can occur."""
+        return self.lo < 0
+
+    @property
+    def bit_width(self) -> int:
+        """Bits of the integer in two's complement if signed, else unsigned."""
+        if self.signed:
+            return max(int(self.hi).bit_length(), int(-self.lo - 1).bit_length()) + 1
+        return max(1, int(self.hi).bit_length())
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. `op` is its name in tables and messages."""
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+    op: ClassVar[str] = "Node"
+
+    def with_inputs(self, inputs: Iterable[str]) -> Node:
+        """The same operation on other values."""
+        return dataclasses.replace(self, inputs=tuple(inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Node):
+    """A clear tensor; `inputs` is empty."""
+
+    value: IntArray
+    op: ClassVar[str] = "Constant"
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """x @ weight, x (..., K) encrypted, weight (K, N) clear."""
+
+    weight: IntArray
+    op: ClassVar[str] = "Linear"
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """x + y, broadcast."""
+
+    op: ClassVar[str] = "Add"
+
+
+@dataclass(frozen=True, eq=False)
+class Sub(Node):
+    """x - y, broadcast."""
+
+    op: ClassVar[str] = "Sub"
+
+
+@dataclass(frozen=True, eq=False)
+class AddConst(Node):
+    """x + value, value clear; the shape stays that of x."""
+
+    value: IntArray
+    op: ClassVar[str] = "AddConst"
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Node):
+    """x * factor, factor clear; the shape stays that of x."""
+
+    factor: IntArray
+    op: ClassVar[str] = "Scale"
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Node):
+    """Sum over `axes` (non-negative, sorted)."""
+
+    axes: tuple[int, ...]
+    keepdims: bool
+    op: ClassVar[str] = "Sum"
+
+
+@dataclass(frozen=True, eq=False)
+class Mul(Node):
+    """x * y element-wise, broadcast, both encrypted."""
+
+    op: ClassVar[str] = "Mul"
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(Node):
+    """x @ y, both encrypted, batched over leading axes; both have rank >= 2."""
+
+    op: ClassVar[str] = "MatMul"
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Node):
+    """values[x + offset]: one programmable bootstrap an element.
+
+    `offset` broadcasts to x's shape, `values` is flat: a table a channel is several tables laid
+    end to end and an offset a channel. The proved range of x + offset lies inside `values`.
+
+    Worked example: clip(x, 0, 2) for x in [-1, 4] is offset 1, values [0, 0, 1, 2, 2, 2].
+    """
+
+    offset: IntArray
+    values: IntArray
+    op: ClassVar[str] = "Table"
+
+
+@dataclass(frozen=True, eq=False)
+class Round(Node):
+    """floor(x / 2**lsbs), exact; add half of 2**lsbs before it to round to nearest."""
+
+    lsbs: int
+    op: ClassVar[str] = "Round"
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Node):
+    """x with another shape, same elements."""
+
+    shape: tuple[int, ...]
+    op: ClassVar[str] = "Reshape"
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose(Node):
+    """x with its axes in the order `perm`."""
+
+    perm: tuple[int, ...]
+    op: ClassVar[str] = "Transpose"
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Node):
+    """x[starts:ends:steps] over every axis; all three have x's rank and are non-negative."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    steps: tuple[int, ...]
+    op: ClassVar[str] = "Slice"
+
+    @property
+    def index(self) -> tuple[slice, ...]:
+        """The numpy index."""
+        return tuple(slice(*s) for s in zip(self.starts, self.ends, self.steps, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Node):
+    """Inputs joined along `axis`."""
+
+    axis: int
+    op: ClassVar[str] = "Concat"
+
+
+@dataclass(frozen=True, eq=False)
+class Broadcast(Node):
+    """x repeated to `shape`."""
+
+    shape: tuple[int, ...]
+    op: ClassVar[str] = "Broadcast"
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Nodes in topological order between input and output ports.
+
+    `metadata` holds strings a later stage or a reader wants: task, labels, preset.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    nodes: tuple[Node, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def node(self, name: str) -> Node:
+        """The node that makes the value `name`."""
+        return next(n for n in self.nodes if n.name == name)
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """For every value, the nodes that read it."""
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                readers.setdefault(value, []).append(node)
+        return readers
+
+    def replace(self, **changes: object) -> Program:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
