@@ -35,6 +35,26 @@ from torusformer import LoweringError
 _MAX_SCALE_RATIO = 16  # two summands whose scales are p : q up to this are brought together
 
 
+def _square(builder: Builder, layer: str, x: Symbol) -> Symbol:
+    """x * x or x ** 2 of whole steps as integers; any other symbol unchanged."""
+    if not isinstance(x, Pending) or not isinstance(x.args[0], Affine):
+        return x
+    base, other = x.args[0], x.args[1] if len(x.args) > 1 else None
+    twice = (
+        x.proto.op_type == "Mul"
+        and isinstance(other, Affine)
+        and other.var == base.var
+        and np.array_equal(other.scale, base.scale)
+        and np.array_equal(other.offset, base.offset)
+    )
+    power = x.proto.op_type == "Pow" and isinstance(other, Clear) and np.all(other.value == 2)
+    if not (twice or power):
+        return x
+    steps = _integers(builder, layer, base, "the squared operand")
+    var = builder.emit(Mul, layer, (steps, steps))
+    return affine(broadcast_var(builder, layer, var, x.shape), x.shape, base.scale**2)
+
+
 def _need_quantized(symbol: Symbol, what: str) -> Affine:
     if isinstance(symbol, Affine):
         return symbol
@@ -228,7 +248,7 @@ def reduce(
     builder: Builder, layer: str, op: str, x: Symbol, axes: tuple[int, ...], keepdims: bool
 ) -> Affine:
     """ReduceSum or ReduceMean over axes (all where empty)."""
-    x = _need_quantized(x, "its input")
+    x = _need_quantized(_square(builder, layer, x), "its input")
     rank = x.scale.ndim
     over = tuple(sorted({a % rank for a in axes})) if axes else tuple(range(rank))
     if not uniform(x.scale, over):
