@@ -9,6 +9,7 @@ import onnx
 
 from fhe_compile.ingest import ingest
 from fhe_compile.onnx_io import load_model
+from fhe_compile.passes.hoist_slices import hoist_slices
 from fhe_compile.program import Program
 
 
@@ -27,4 +28,4 @@ def lower(
         BitWidthError: a table input over 16 bits.
     """
     model = source if isinstance(source, onnx.ModelProto) else load_model(source)
-    return ingest(model, metadata)
+    return hoist_slices(ingest(model, metadata))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from qonnx_graphs import GraphMaker, float_outputs
+from tests.qonnx_graphs import GraphMaker, float_outputs
 
 from fhe_compile.bounds import analyze
 from fhe_compile.ingest import ingest

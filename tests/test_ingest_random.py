@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qonnx_graphs import GraphMaker
-from test_ingest import check
+from tests.qonnx_graphs import GraphMaker
+from tests.test_ingest import check
 
 # Scales without common factors, so that no value falls on a rounding tie.
 SCALES = (0.313, 0.477, 0.529, 0.761, 0.917)

@@ -1,0 +1,1 @@
+"""Rewrites of an integer program, one file each: same inputs, same outputs, same integers."""

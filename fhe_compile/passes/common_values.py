@@ -1,0 +1,38 @@
+"""Compute a value once: of two nodes that do the same to the same inputs, keep the first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fhe_compile.program import Node, Program
+
+
+def _key(node: Node) -> tuple[object, ...]:
+    """Equal keys, equal values: the operation and its fields, arrays by content."""
+    fields: list[object] = [type(node)]
+    for field in dataclasses.fields(node):
+        if field.name in ("name", "layer"):
+            continue
+        value = getattr(node, field.name)
+        if isinstance(value, np.ndarray):
+            value = (value.shape, value.astype(np.int64).tobytes())
+        fields.append(value)
+    return tuple(fields)
+
+
+def merge_common_values(program: Program) -> Program:
+    """Readers of a repeated value read its first occurrence; outputs keep their own names."""
+    outputs = {port.name for port in program.outputs}
+    first: dict[tuple[object, ...], str] = {}
+    renamed: dict[str, str] = {}
+    nodes = []
+    for node in program.nodes:
+        node = node.with_inputs(renamed.get(i, i) for i in node.inputs)
+        found = first.setdefault(_key(node), node.name)
+        if found != node.name and node.name not in outputs:
+            renamed[node.name] = found
+        else:
+            nodes.append(node)
+    return program.replace(nodes=tuple(nodes))

@@ -1,0 +1,16 @@
+"""Remove nodes that no output depends on."""
+
+from __future__ import annotations
+
+from fhe_compile.program import Program
+
+
+def remove_dead_nodes(program: Program) -> Program:
+    """Keep the nodes that an output reads, directly or through others; inputs all stay."""
+    needed = {port.name for port in program.outputs}
+    kept = []
+    for node in reversed(program.nodes):
+        if node.name in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    return program.replace(nodes=tuple(reversed(kept)))
