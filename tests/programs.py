@@ -118,7 +118,24 @@ def random_program(seed: int, nodes: int, bits: int) -> Program:
     return b.program(*unread[-2:])
 
 
-KINDS = ["linear", "add", "sub", "addconst", "scale", "sum", "mul", "matmul", "table", "round", "reshape", "transpose", "slice", "concat", "broadcast", "constant"]
+KINDS = [
+    "linear",
+    "add",
+    "sub",
+    "addconst",
+    "scale",
+    "sum",
+    "mul",
+    "matmul",
+    "table",
+    "round",
+    "reshape",
+    "transpose",
+    "slice",
+    "concat",
+    "broadcast",
+    "constant",
+]
 
 
 def _random_node(

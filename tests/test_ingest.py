@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from tests.qonnx_graphs import GraphMaker, float_outputs
 
 from fhe_compile.bounds import analyze
 from fhe_compile.ingest import ingest
 from fhe_compile.interpret import interpret
 from fhe_compile.onnx_io import from_onnx, to_onnx
 from fhe_compile.program import Linear, MatMul, Port, Program, Round, Table
+from tests.qonnx_graphs import GraphMaker, float_outputs
 from torusformer import BitWidthError, LoweringError
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.qonnx_graphs import GraphMaker
 from tests.test_ingest import check
 

@@ -41,8 +41,9 @@ def require_free(path: Path, artefact: str) -> None:
 
 
 @contextmanager
-def output_folder(path: Path, artefact: str) -> Iterator[Path]:
+def output_folder(path: str | Path, artefact: str) -> Iterator[Path]:
     """A fresh folder to fill that becomes `path`, marked with `versions.json`."""
+    path = Path(path)
     require_free(path, artefact)
     parent = path.absolute().parent
     _make_parent(parent, path)

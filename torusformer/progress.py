@@ -27,8 +27,8 @@ class Progress:
     """Says how long `label` has taken and how long it will.
 
     `seconds` is an estimate for the whole, known beforehand (the plan's, say); with `total` steps
-    the estimate comes from the steps done so far. A terminal gets one line that moves, a log a
-    line every ten seconds.
+    the steps done so far replace it. A terminal gets one line that moves, a log a new line after
+    ten seconds and then ever more rarely.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Progress:
         parts = [f"{self.elapsed:.0f} s"]
         if self.total:
             parts.insert(0, f"{self.done}/{self.total}")
-            if self.done:
-                left = self.elapsed / self.done * (self.total - self.done)
-                parts.append(f"about {left:.0f} s left")
+            whole = self.elapsed / self.done * self.total if self.done else self.seconds
+            if whole is not None:
+                parts.append(f"about {max(0.0, whole - self.elapsed):.0f} s left")
         elif self.seconds is not None:
             parts[0] += f" of about {self.seconds:.0f} s"
         if self.note:
@@ -95,7 +95,7 @@ class Progress:
         pause = SILENCE
         while not self._stop.wait(pause):
             self._show(self.line(), last=False)
-            pause = 0.5 if self._live else 10.0
+            pause = 0.5 if self._live else max(10.0, self.elapsed / 2)
 
     def _show(self, text: str, *, last: bool) -> None:
         if self._live:
@@ -105,9 +105,10 @@ class Progress:
         self._stream.flush()
 
 
-def track(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """The items one by one, with their count and the time left on stderr."""
-    with Progress(label, total=len(items)) as progress:
+def track(items: Sequence[Item], label: str, *, seconds: float | None = None) -> Iterator[Item]:
+    """The items one by one, with count and time left on stderr; `seconds` is a guess for each."""
+    whole = None if seconds is None else seconds * len(items)
+    with Progress(label, total=len(items), seconds=whole) as progress:
         for item in items:
             yield item
             progress.advance()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from torusformer import __version__
 from torusformer.errors import ArtifactError
 
 FILE = "versions.json"
@@ -31,6 +32,9 @@ def installed_versions(packages: Iterable[str] = RECORDED) -> dict[str, str]:
     """Distribution name -> installed release; one that is not installed is left out."""
     found = {}
     for package in packages:
+        if package == "torusformer":  # known without being installed, from a checkout
+            found[package] = __version__
+            continue
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

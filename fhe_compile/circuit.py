@@ -1,0 +1,182 @@
+"""Integer program in, TFHE circuit out: compiled from proved ranges, run clear or encrypted.
+
+>>> circuit = compile_program(program)            # doctest: +SKIP
+>>> circuit.run({"x": q_x}, fhe="execute")["y"]   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fhe_compile.backend import fhe
+from fhe_compile.deployment import save_deployment
+from fhe_compile.encode import encode
+from fhe_compile.expand import Expanded, expand
+from fhe_compile.interpret import interpret
+from fhe_compile.plan import Plan, plan_encoded
+from fhe_compile.ports import check_ports
+from fhe_compile.program import IntArray, Program
+from fhe_compile.steps import Encoding
+from fhe_compile.trace import ProvedBitWidths, traced_function
+from torusformer import InputError, TorusformerError
+
+Mode = Literal["disable", "simulate", "execute"]
+EXACT = 2.0**-40
+
+
+class CompileError(TorusformerError):
+    """Concrete found no parameters, or refused the circuit."""
+
+
+class Circuit:
+    """A compiled program. Made by `compile_program`; keys are made at the first encrypted run."""
+
+    def __init__(
+        self, program: Program, expanded: Expanded, encoding: Encoding, plan: Plan, inner: Any
+    ) -> None:
+        self.program = program
+        self.expanded = expanded
+        self.encoding = encoding
+        self.plan = plan
+        self.inner = inner
+
+    def keygen(self, force: bool = False) -> None:
+        """Make the secret and evaluation keys; once, unless `force`."""
+        self.inner.keygen(force=force)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray] | np.ndarray, fhe: Mode = "execute"
+    ) -> dict[str, IntArray]:
+        """Program integers in and out, by output name.
+
+        "disable" interprets the program, "simulate" runs the circuit without encryption but with
+        its noise, "execute" encrypts, runs and decrypts.
+        """
+        checked = check_ports(self.program.inputs, inputs)
+        if fhe == "disable":
+            values = interpret(self.program, checked)
+            return {port.name: values[port.name] for port in self.program.outputs}
+        reps = [port.encode(checked[port.port.name]) for port in self.encoding.inputs]
+        if fhe == "simulate":
+            results = self.inner.simulate(*reps)
+        elif fhe == "execute":
+            results = self.inner.encrypt_run_decrypt(*reps)
+        else:
+            raise InputError(f"fhe is {fhe!r}; it is 'disable', 'simulate' or 'execute'")
+        return self.decode(results)
+
+    def graph(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, IntArray]:
+        """As `run`, on Concrete's computation graph in the clear."""
+        checked = check_ports(self.program.inputs, inputs)
+        reps = [port.encode(checked[port.port.name]) for port in self.encoding.inputs]
+        return self.decode(self.inner.graph(*reps))
+
+    def save(self, folder: Path) -> None:
+        """Write `client.zip`, `server.zip`, `interface.json` and `versions.json` into `folder`."""
+        save_deployment(self, folder)
+
+    def decode(self, results: Any) -> dict[str, IntArray]:
+        """What the circuit gives to program integers by output name."""
+        results = results if isinstance(results, tuple) else (results,)
+        ports = self.encoding.outputs  # behind them, perhaps, inputs that nothing reads
+        return {p.port.name: p.decode(np.asarray(r)) for p, r in zip(ports, results, strict=False)}
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Concrete's counts: bootstraps, keyswitches and additions, by tag and by parameter."""
+        return dict(self.inner.statistics)
+
+    @property
+    def complexity(self) -> float:
+        """Concrete's estimate of the work of one run, in its own unit."""
+        return float(self.inner.complexity)
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of the evaluation keys, as they are sent."""
+        keyset = self.inner.server.program_info.get_keyset_info()
+        # Concrete's size_of_bootstrap_keys counts a key as often as its GLWE dimension.
+        bootstrap = sum(
+            key.input_lwe_dimension()
+            * (key.glwe_dimension() + 1) ** 2
+            * key.polynomial_size()
+            * key.level()
+            * 8
+            for key in keyset.bootstrap_keys()
+        )
+        return int(bootstrap + self.inner.size_of_keyswitch_keys)
+
+
+def compile_program(
+    program: Program,
+    p_error: float = EXACT,
+    simulate: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Circuit:
+    """Compile from proved ranges, at 128 bits of security.
+
+    `p_error` is the chance that one bootstrap is wrong; the default is as good as never. With
+    `simulate`, nothing that runs on ciphertexts is built until the first encrypted run.
+    `progress` is told each stage.
+    """
+    if not 0 < p_error < 1:
+        raise InputError(f"p_error is {p_error}; it is a probability between 0 and 1, say 2**-40")
+    report = progress or (lambda _: None)
+    report("planning")
+    expanded = expand(program)
+    encoding = encode(expanded.program, expanded.known)
+    plan = plan_encoded(expanded, encoding)
+    function = traced_function(encoding)
+    labels = ProvedBitWidths(encoding)
+    configuration = fhe.Configuration(
+        p_error=p_error,
+        additional_pre_processors=[labels],
+        fhe_simulation=simulate,
+        fhe_execution=not simulate,
+        loop_parallelize=True,
+        enable_unsafe_features=False,
+        range_restriction=_fast_polynomials(),
+        enable_tlu_fusing=False,  # done, and counted, before
+        optimize_tlu_based_on_original_bit_width=True,
+        dump_artifacts_on_unexpected_failures=False,
+    )
+    lowest = tuple(np.zeros(p.port.shape, dtype=np.int64) for p in encoding.inputs)
+    highest = tuple(np.full(p.port.shape, p.port.hi - p.port.lo) for p in encoding.inputs)
+    report(f"compiling {plan.pbs_total:,} bootstraps")
+    names = inspect.signature(function).parameters
+    try:
+        compiler = fhe.Compiler(function, dict.fromkeys(names, "encrypted"))
+        inner = compiler.compile([lowest, highest], configuration)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise CompileError(_explain(error, plan, p_error)) from error
+    labels.restore()
+    return Circuit(program, expanded, encoding, plan, inner)
+
+
+def _fast_polynomials() -> fhe.compilation.configuration.RangeRestriction:
+    """Polynomials of 1024 coefficients and more.
+
+    Concrete's cost model takes the small ones for cheaper than they run: an exact rounding is up to
+    a fifth faster without them. Security is the same 128 bits.
+    """
+    restriction = fhe.compilation.configuration.RangeRestriction()
+    for log in range(10, 17):
+        restriction.add_available_glwe_log_polynomial_size(log)
+    return restriction
+
+
+def _explain(error: Exception, plan: Plan, p_error: float) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    widest = max(plan.rows, key=lambda row: row.bits, default=None)
+    where = f"; the widest {widest.op} is {widest.tag} with {widest.bits} bits" if widest else ""
+    if "NoParametersFound" in str(error):
+        return (
+            f"Concrete finds no 128-bit secure parameters for p_error {p_error:.1e}{where}: lower "
+            f"accumulator_bit_width, round sooner, or allow a larger p_error"
+        )
+    return f"Concrete refused the circuit: {reason}{where}"

@@ -1,0 +1,148 @@
+"""A compiled circuit in, a folder for client and server out, and back to what each side needs.
+
+| file | for | holds |
+|---|---|---|
+| `client.zip` | client | Concrete's client specification: parameters of keys and ciphertexts |
+| `server.zip` | server | the compiled circuit; its tables and weights are the model |
+| `interface.json` | both | ports (shape, bounds, scale, zero point, base), labels, checksums |
+| `versions.json` | both | the releases that made it |
+
+No file holds a secret key: the client makes its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fhe_compile.program import Port
+from fhe_compile.steps import EncodedPort
+from torusformer import ArtifactError
+from torusformer.folders import output_folder
+from torusformer.versions import check_versions, read_versions
+
+if TYPE_CHECKING:
+    from fhe_compile.circuit import Circuit
+
+FORMAT = "torusformer-deployment"
+FORMAT_VERSION = 1
+BOUND_TO = ("torusformer", "concrete-python")  # another release may lay ciphertexts out otherwise
+
+
+@dataclass(frozen=True, eq=False)
+class Interface:
+    """What client and server agree on. `circuit_id` names the compiled circuit."""
+
+    inputs: tuple[EncodedPort, ...]
+    outputs: tuple[EncodedPort, ...]
+    metadata: Mapping[str, str]
+    circuit_id: str
+
+
+def save_deployment(circuit: Circuit, folder: Path) -> None:
+    """Write the four files; all of them or, on an error, nothing."""
+    with output_folder(folder, "deployment") as new:
+        circuit.inner.client.save(new / "client.zip")
+        circuit.inner.server.save(new / "server.zip")
+        interface = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "inputs": [_port_to_json(port) for port in circuit.encoding.inputs],
+            "outputs": [_port_to_json(port) for port in circuit.encoding.outputs],
+            "metadata": dict(circuit.program.metadata),
+            "sha256": {name: _sha256(new / name) for name in ("client.zip", "server.zip")},
+        }
+        (new / "interface.json").write_text(json.dumps(interface, indent=2) + "\n")
+
+
+def load_interface(folder: Path, archive: str) -> Interface:
+    """Read the interface and check `archive` ("client.zip" or "server.zip") against it."""
+    check_versions(read_versions(folder, "deployment"), BOUND_TO, str(folder))
+    path = folder / "interface.json"
+    data = _read_json(path)
+    try:
+        version = data["format_version"]
+        if data["format"] != FORMAT or version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"{path}: is {data['format']} version {version}, this release reads {FORMAT} "
+                f"version {FORMAT_VERSION}; compile the program again"
+            )
+        interface = Interface(
+            inputs=tuple(_port_from_json(i, p) for i, p in enumerate(data["inputs"])),
+            outputs=tuple(_port_from_json(i, p) for i, p in enumerate(data["outputs"])),
+            metadata=data["metadata"],
+            circuit_id=data["sha256"]["server.zip"],
+        )
+        expected = data["sha256"][archive]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path}: lacks {error}; compile the program again") from error
+    file = folder / archive
+    if not file.is_file():
+        raise ArtifactError(f"{folder}: has no {archive}; copy it from where it was compiled")
+    if _sha256(file) != expected or not zipfile.is_zipfile(file):
+        raise ArtifactError(
+            f"{file}: truncated, or not the one that interface.json describes; copy it again"
+        )
+    return interface
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{path.parent}: has no {path.name}; copy it from where it was compiled"
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: truncated or not JSON; compile the program again") from error
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{path}: not an interface of ours; compile the program again")
+    return data
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _port_to_json(encoded: EncodedPort) -> dict[str, object]:
+    port = encoded.port
+    return {
+        "name": port.name,
+        "shape": list(port.shape),
+        "lo": int(port.lo),
+        "hi": int(port.hi),
+        "scale": np.asarray(port.scale, dtype=float).tolist(),
+        "zero_point": np.asarray(port.zero_point, dtype=float).tolist(),
+        "base": _smallest(encoded.base),
+        "bits": encoded.bits,
+        "shift": encoded.shift,
+    }
+
+
+def _smallest(base: np.ndarray) -> object:
+    base = np.asarray(base)
+    same = base.size > 0 and bool((base == base.flat[0]).all())
+    return int(base.flat[0]) if same else base.tolist()
+
+
+def _port_from_json(index: int, data: dict[str, Any]) -> EncodedPort:
+    port = Port(
+        name=str(data["name"]),
+        shape=tuple(int(n) for n in data["shape"]),
+        lo=int(data["lo"]),
+        hi=int(data["hi"]),
+        scale=np.asarray(data["scale"], dtype=np.float64),
+        zero_point=np.asarray(data["zero_point"], dtype=np.float64),
+    )
+    base = np.asarray(data["base"], dtype=np.int64)
+    return EncodedPort(port, index, base, int(data["bits"]), int(data["shift"]))

@@ -1,0 +1,149 @@
+"""Encoded steps in, what Concrete's choice of parameters makes of them out.
+
+Steps that share a layout form a *component*: tables write into it, tables and roundings read from
+it. From the components follow how precise tables must be, which keys there are, and their bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from fhe_compile.cost import KeySizes, PriceList
+from fhe_compile.steps import LOOKUP, TRUNCATE, Encoding, Step, component_roots
+
+KEYSWITCH_LEVELS = 5  # Concrete takes 3 to 8
+PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
+ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
+
+
+class Estimate:
+    """Parameters of every width of table in one circuit, and the bytes of its keys."""
+
+    def __init__(self, encoding: Encoding, prices: PriceList) -> None:
+        self.encoding, self.prices = encoding, prices
+        self.roots = component_roots(encoding.steps)
+        self.noise = squared_weights(encoding.steps)
+        self.precision = self._precision()
+
+    def bits_read(self, step: Step) -> int:
+        """Bits that a lookup reads."""
+        return self.encoding.steps[step.args[0]].bits - step.lsbs
+
+    def table_ms(self, bits: int) -> float:
+        """Milliseconds of a table of `bits` bits in this circuit."""
+        return self.prices.table(bits, self.precision.get(bits, 0.0))
+
+    def _precision(self) -> dict[int, float]:
+        """For every width of table, the highest precision at which its results are read."""
+        steps, widths = self.encoding.steps, self.encoding.widths
+        of_component: dict[int, float] = defaultdict(float)
+        reads = [s.args[0] for s in steps if s.op in (LOOKUP, TRUNCATE)]
+        for i in [*reads, *(port.step for port in self.encoding.outputs)]:
+            needed = widths[i] + math.log2(max(1.0, self.noise[i])) / 2
+            of_component[self.roots[i]] = max(of_component[self.roots[i]], needed)
+        of_width: dict[int, float] = defaultdict(float)
+        for i, step in enumerate(steps):
+            if step.op == LOOKUP:
+                bits = self.bits_read(step)
+                of_width[bits] = max(of_width[bits], of_component[self.roots[i]])
+        return dict(of_width)
+
+    def _sizes(self, partition: int) -> KeySizes:
+        if partition == ROUNDING:
+            return self.prices.round_keys
+        precise = self.prices.is_precise(partition, self.precision.get(partition, 0.0))
+        return self.prices.key_sizes(partition, precise)
+
+    def key_bytes(self) -> int:
+        """Bootstrap keys, keyswitch keys to read a component, and those to enter it.
+
+        One bootstrap key for each width of table, one for roundings; a keyswitch key for each pair
+        of (layout of a component, width that reads it), big * levels * (small + 1) * 8 bytes; one
+        for each pair of (width that writes, layout it must become), big * (big + 1) * 8 bytes.
+        """
+        writers, readers = self._ports_of_components()
+        total = self._bootstrap_key_bytes()
+        switches, conversions = set(), set()
+        for root, partitions in readers.items():
+            written = writers.get(root) or partitions  # the client encrypts as it is read
+            layout = ROUNDING if ROUNDING in partitions else min(written)
+            if root not in writers:
+                written = {layout}
+            switches |= {(layout, partition) for partition in partitions}
+            conversions |= {(writer, layout) for writer in written if writer != layout}
+        for source, target in switches:
+            small = self._sizes(target).small + 1
+            total += self._sizes(source).big * KEYSWITCH_LEVELS * small * 8
+        for source, target in conversions:
+            total += self._sizes(source).big * (self._sizes(target).big + 1) * 8
+        return total
+
+    def _bootstrap_key_bytes(self) -> int:
+        _, readers = self._ports_of_components()
+        used = {p for partitions in readers.values() for p in partitions}
+        return sum(s.small * s.squares * 8 for s in map(self._sizes, used))
+
+    def peak_memory_bytes(self) -> int:
+        """Process, keys, bootstrap keys once more in Fourier form, ciphertexts alive at once."""
+        keys = self.key_bytes() + self._bootstrap_key_bytes()
+        return PROCESS_BYTES + keys + self.peak_ciphertext_bytes()
+
+    def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
+        writers: dict[int, set[int]] = defaultdict(set)
+        readers: dict[int, set[int]] = defaultdict(set)
+        for i, step in enumerate(self.encoding.steps):
+            if step.op == LOOKUP:
+                bits = self.bits_read(step)
+                writers[self.roots[i]].add(bits)
+                readers[self.roots[step.args[0]]].add(bits)
+            elif step.op == TRUNCATE:
+                readers[self.roots[i]].add(ROUNDING)
+        return writers, readers
+
+    def peak_ciphertext_bytes(self) -> int:
+        """Largest sum of size * (dimension + 1) * 8 over the steps still to be read."""
+        last = {port.step: len(self.encoding.steps) for port in self.encoding.outputs}
+        for i, step in enumerate(self.encoding.steps):
+            for arg in step.args:
+                last[arg] = max(i, last.get(arg, 0))
+        writers, _ = self._ports_of_components()
+        alive = peak = 0
+        freed: dict[int, int] = defaultdict(int)
+        for i, step in enumerate(self.encoding.steps):
+            dimension = max((self._sizes(w).big for w in writers.get(self.roots[i], ())), default=0)
+            size = step.size * (max(dimension, 1024) + 1) * 8
+            alive += size
+            peak = max(peak, alive)
+            freed[last.get(i, i)] += size
+            alive -= freed.pop(i, 0)
+        return peak
+
+
+def squared_weights(steps: tuple[Step, ...]) -> list[float]:
+    """Per step, the largest sum of squared weights from table results to one of its elements."""
+    noise: list[float] = []
+    for step in steps:
+        args = [noise[a] for a in step.args]
+        match step.op:
+            case "input" | "zeros":
+                noise.append(0.0)
+            case "lookup":
+                noise.append(1.0)
+            case "truncate":
+                noise.append(args[0] + step.lsbs)
+            case "add" | "subtract":
+                noise.append(sum(args))
+            case "matmul":
+                assert step.clear is not None
+                noise.append(args[0] * float((step.clear.astype(np.float64) ** 2).sum(0).max()))
+            case "multiply":
+                assert step.clear is not None
+                noise.append(args[0] * float(np.max(step.clear.astype(np.float64) ** 2)))
+            case "sum":
+                noise.append(args[0] * steps[step.args[0]].size / step.size)
+            case _:
+                noise.append(max(args))
+    return noise

@@ -1,0 +1,66 @@
+"""Normalisations over the last axis, all with a learned gain `weight` and shift `bias`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.config import Norm
+
+EPSILON = 1e-5
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias, statistics over the last axis."""
+
+    def __init__(self, dim: int) -> None:
+        """Gain one, shift zero, of size `dim`."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        centred = x - x.mean(dim=-1, keepdim=True)
+        variance = (centred * centred).mean(dim=-1, keepdim=True)
+        return centred * torch.rsqrt(variance + EPSILON) * self.weight + self.bias
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean of squares + eps) * weight + bias, statistics over the last axis."""
+
+    def __init__(self, dim: int) -> None:
+        """Gain one, shift zero, of size `dim`."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        square = (x * x).mean(dim=-1, keepdim=True)
+        return x * torch.rsqrt(square + EPSILON) * self.weight + self.bias
+
+
+class BatchNorm(nn.Module):
+    """Statistics a channel over batch and tokens; in inference a fixed affine map a channel."""
+
+    def __init__(self, dim: int) -> None:
+        """Running statistics of size `dim`."""
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Gain and shift a channel, each (dim,), equal to this norm in inference."""
+        n = self.norm
+        assert n.running_mean is not None and n.running_var is not None
+        gain = n.weight.detach() * torch.rsqrt(n.running_var + n.eps)
+        return gain, n.bias.detach() - n.running_mean * gain
+
+
+def build_norm(kind: Norm, dim: int) -> nn.Module:
+    """The norm named `kind` over `dim` channels."""
+    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](dim)

@@ -1,0 +1,1 @@
+"""The one place that joins training, compilation and serving: the command line and the scripts."""

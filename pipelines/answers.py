@@ -1,0 +1,126 @@
+"""A program or a deployment in; answers to integer samples out: clear, simulated or encrypted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_compile import Circuit, Port, Program, compile_program, interpret
+from fhe_compile.circuit import Mode
+from fhe_compile.program import IntArray
+from pipelines.values import to_integers, to_reals
+from serving import Client, Server
+from torusformer.progress import Progress
+
+Integers = Mapping[str, IntArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The output integers of one run, what they mean, and how long the run took."""
+
+    q_y: Integers
+    reals: Mapping[str, NDArray[np.float64]]
+    prediction: str | None
+    seconds: float
+
+    def equals(self, expected: Integers) -> bool:
+        """Whether every output integer is the expected one."""
+        return all(np.array_equal(self.q_y[name], q_y) for name, q_y in expected.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists."""
+        outputs = {
+            name: {"integers": q_y.tolist(), "reals": np.asarray(self.reals[name]).tolist()}
+            for name, q_y in self.q_y.items()
+        }
+        seconds = round(self.seconds, 4)
+        return {"outputs": outputs, "prediction": self.prediction, "seconds": seconds}
+
+
+class Answerer:
+    """What every way of running has in common; subclasses say how integers become integers."""
+
+    def __init__(
+        self, inputs: tuple[Port, ...], outputs: tuple[Port, ...], about: Mapping[str, str]
+    ) -> None:
+        self.inputs, self.outputs, self.about = inputs, outputs, about
+
+    def call(self, q_x: Integers) -> Integers:
+        """One run on integers of the ports' shapes."""
+        raise NotImplementedError
+
+    def answer(self, q_x: Integers) -> Answer:
+        """One timed run, dequantized; a classifier's largest logit is named."""
+        start = time.monotonic()
+        q_y = self.call(q_x)
+        seconds = time.monotonic() - start
+        reals = {port.name: to_reals(port, q_y[port.name]) for port in self.outputs}
+        return Answer(q_y, reals, self._prediction(reals), seconds)
+
+    def _prediction(self, reals: Mapping[str, NDArray[np.float64]]) -> str | None:
+        if len(reals) != 1:
+            return None
+        (logits,) = reals.values()
+        index = int(np.argmax(logits))
+        labels = json.loads(self.about.get("labels", "[]"))
+        return labels[index] if len(labels) == np.size(logits) else str(index)
+
+
+class InProcess(Answerer):
+    """A program interpreted ("disable"), or compiled here and simulated or executed."""
+
+    def __init__(self, program: Program, mode: Mode = "disable") -> None:
+        super().__init__(program.inputs, program.outputs, program.metadata)
+        self.program, self.mode = program, mode
+        self._circuit: Circuit | None = None
+        if mode != "disable":
+            with Progress("compile"):
+                self._circuit = compile_program(program, simulate=mode == "simulate")
+        if self._circuit is not None and mode == "execute":
+            with Progress("make keys"):
+                self._circuit.keygen()
+
+    def call(self, q_x: Integers) -> Integers:
+        """One run on integers of the ports' shapes."""
+        if self._circuit is not None:
+            return self._circuit.run(q_x, fhe=self.mode)
+        values = interpret(self.program, q_x)
+        return {port.name: values[port.name] for port in self.outputs}
+
+    def classes(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Index of the largest logit of each sample (N, ...), for one input and one output."""
+        (port,), (logits,) = self.inputs, self.outputs
+        rows = (self.call({port.name: q_x})[logits.name] for q_x in to_integers(port, x))
+        return np.array([to_reals(logits, q_y).argmax() for q_y in rows], dtype=np.int64)
+
+
+class Deployed(Answerer):
+    """A deployment asked encrypted. Client and server share bytes only, as over a network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.client, self.server = Client(folder), Server(folder)
+        interface = self.client.interface
+        super().__init__(
+            tuple(encoded.port for encoded in interface.inputs),
+            tuple(encoded.port for encoded in interface.outputs),
+            interface.metadata,
+        )
+        with Progress("make keys"):
+            self.client.keygen()
+            message: bytes = self.client.evaluation_keys()
+        self.key_bytes = len(message)
+        self._keys = self.server.load_keys(message)
+
+    def call(self, q_x: Integers) -> Integers:
+        """Encrypt, run on the server's side, decrypt."""
+        question: bytes = self.client.encrypt(q_x)
+        reply: bytes = self.server.run(question, self._keys)
+        return self.client.decrypt(reply)

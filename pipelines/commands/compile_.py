@@ -1,0 +1,48 @@
+"""`torusformer compile`: `program.onnx` in, `deployment/` for client and server out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines.console import Outcome, Subparsers, command, size
+from torusformer.folders import require_free
+from torusformer.progress import Progress
+
+
+def add(subparsers: Subparsers) -> argparse.ArgumentParser:
+    """Declare the arguments."""
+    parser = command(
+        subparsers,
+        "compile",
+        "compile a program to a TFHE circuit: client.zip for one side, server.zip for the other",
+        "torusformer compile program.onnx --out deployment",
+    )
+    parser.add_argument("program", type=Path, metavar="program.onnx")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    return parser
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Compile."""
+    from fhe_compile import compile_program, load_program, plan, save_deployment
+
+    require_free(args.out, "deployment")
+    program = load_program(args.program)
+    plan(program)  # what cannot be compiled is refused before the wait
+    with Progress("compile"):
+        circuit = compile_program(program)
+        save_deployment(circuit, args.out)
+    seconds, key_bytes = circuit.plan.predicted_seconds, circuit.key_bytes
+    data = {
+        "deployment": str(args.out),
+        "pbs_total": circuit.plan.pbs_total,
+        "max_bit_width": circuit.plan.max_bit_width,
+        "predicted_seconds": round(seconds, 3),
+        "key_bytes": key_bytes,
+    }
+    text = (
+        f"{args.out}: {circuit.plan.pbs_total} bootstraps, about {seconds:.1f} s an input, "
+        f"evaluation keys {size(key_bytes)}"
+    )
+    return Outcome(data, text)

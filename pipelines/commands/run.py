@@ -1,0 +1,115 @@
+"""`torusformer run`: a program or a deployment and samples in, answers out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.console import Outcome, Subparsers, command, percent, positive, table
+from torusformer import InputError
+from torusformer.progress import track
+
+if TYPE_CHECKING:
+    from fhe_compile.circuit import Mode
+    from pipelines.answers import Answerer, Integers
+
+MODES = ("disable", "simulate", "execute")
+
+
+def add(subparsers: Subparsers) -> argparse.ArgumentParser:
+    """Declare the arguments."""
+    parser = command(
+        subparsers,
+        "run",
+        "answer samples: in the clear, simulated, or encrypted",
+        "torusformer run --program program.onnx --task digits --count 450 --fhe disable",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--program", type=Path, metavar="program.onnx")
+    what.add_argument("--deployment", type=Path, metavar="DIR", help="client and server, encrypted")
+    samples = parser.add_mutually_exclusive_group(required=True)
+    samples.add_argument("--input", type=Path, metavar="FILE", help=".npy, or .npz by input name")
+    samples.add_argument("--task", metavar="NAME", help="held-out samples of a task: digits")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="with --task: as train --data")
+    parser.add_argument("--count", type=positive, default=1, metavar="N", help="with --task")
+    parser.add_argument(
+        "--integers", action="store_true", help="the file holds the program's integers, not reals"
+    )
+    parser.add_argument(
+        "--fhe",
+        choices=MODES,
+        help="default disable for a program; a deployment always executes",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Answer each sample."""
+    if args.deployment and args.fhe not in (None, "execute"):
+        raise InputError(f"a deployment only executes; for --fhe {args.fhe} give --program")
+    mode: Mode = "execute" if args.deployment else args.fhe or "disable"
+
+    from fhe_compile import load_program
+    from pipelines.answers import Deployed, InProcess
+    from pipelines.values import read_samples
+
+    model: Answerer
+    if args.deployment:
+        model = Deployed(args.deployment)
+    else:
+        program = load_program(args.program)
+        model = InProcess(program, mode)
+    samples: Sequence[Integers]
+    truth: list[str] | None
+    if args.task:
+        samples, truth = _held_out(args, model)
+    else:
+        samples, truth = read_samples(args.input, model.inputs, integers=args.integers), None
+    answers = [model.answer(q_x) for q_x in track(samples, f"run --fhe {mode}")]
+    results = [answer.to_json() for answer in answers]
+    if args.program and mode != "disable":
+        clear = InProcess(program)
+        for result, answer, q_x in zip(results, answers, samples, strict=True):
+            result["bit_exact"] = answer.equals(clear.call(q_x))
+    return _outcome(mode, results, truth)
+
+
+def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers], list[str]]:
+    """Held-out samples cut and quantized as the program wants them, and their labels."""
+    from models import load_task
+    from pipelines.values import to_integers
+
+    if len(model.inputs) != 1:
+        raise InputError(f"the program has {len(model.inputs)} inputs, not one; give --input")
+    (port,) = model.inputs
+    patch = json.loads(model.about.get("patch", "null"))
+    if len(port.shape) != 3:
+        raise InputError(f"the program takes {port.shape}, not (1, tokens, features); give --input")
+    _, tokens, features = port.shape
+    task = load_task(
+        args.task, args.data, patch=patch and tuple(patch), input_shape=(tokens, features)
+    )
+    x, y = task.x_test[: args.count], task.y_test[: args.count]
+    return [{port.name: q_x} for q_x in to_integers(port, x)], [task.labels[i] for i in y]
+
+
+def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) -> Outcome:
+    data: dict[str, Any] = {"fhe": mode, "count": len(results), "results": results}
+    columns: dict[str, list[object]] = {
+        "sample": list(range(len(results))),
+        "prediction": [r["prediction"] for r in results],
+        "seconds": [f"{r['seconds']:.3f}" for r in results],
+    }
+    if results and "bit_exact" in results[0]:
+        columns["bit-exact"] = ["yes" if r["bit_exact"] else "NO" for r in results]
+    text = ""
+    if truth is not None:
+        columns["label"] = list(truth)
+        right = sum(r["prediction"] == label for r, label in zip(results, truth, strict=True))
+        data["accuracy"] = right / len(truth)
+        text = f"\n{percent(data['accuracy'])} of {len(truth)} right"
+    rows = list(zip(*columns.values(), strict=True))
+    return Outcome(data, table(list(columns), rows) + text)

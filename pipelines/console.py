@@ -1,0 +1,90 @@
+"""What the subcommands share on the way in (arguments) and out (results, tables)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Subparsers = argparse._SubParsersAction  # takes no parameter at run time
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a subcommand has to say: `data` for `--json`, `text` for a person."""
+
+    data: dict[str, Any]
+    text: str
+
+
+def command(
+    subparsers: Subparsers, name: str, purpose: str, example: str
+) -> argparse.ArgumentParser:
+    """A subcommand's parser with one sentence of purpose and one example."""
+    return subparsers.add_parser(
+        name,
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=f"example: {example}",
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    return _whole(text, least=1)
+
+
+def natural(text: str) -> int:
+    """An argument from zero up: a seed."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+    return int(text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns padded to their widest cell, numbers to the right.
+
+    >>> print(table(("layer", "PBS"), [("score", 64), ("up", 8)]))
+    layer  PBS
+    score   64
+    up       8
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        columns = zip(row, widths, right, strict=True)
+        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in columns).rstrip()
+
+    return "\n".join([line(head), *map(line, cells)])
+
+
+def percent(part: float) -> str:
+    """A share for a person.
+
+    >>> percent(0.9622)
+    '96.2 %'
+    """
+    return f"{100 * part:.1f} %"
+
+
+def size(count: float) -> str:
+    """Bytes for a person.
+
+    >>> size(3 * 2**20)
+    '3.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

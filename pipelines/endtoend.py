@@ -1,0 +1,101 @@
+"""A recipe in; every artefact, answers on ciphertexts and `report.json` out."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fhe_compile import compile_program, lower, plan, save_deployment, save_program
+from pipelines.answers import Deployed, InProcess
+from pipelines.training import QONNX, Recipe, train_into
+from pipelines.values import to_integers
+from quantize import predict
+from torusformer.progress import Progress, track
+from torusformer.versions import installed_versions
+
+PROGRAM, DEPLOYMENT, REPORT = "program.onnx", "deployment", "report.json"
+
+
+class _Stages:
+    """Announces each stage on stderr and keeps its seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str, what: str) -> Iterator[None]:
+        print(f"{name}: {what}", file=sys.stderr)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+
+
+def run_end_to_end(folder: Path, recipe: Recipe, images: int) -> dict[str, Any]:
+    """The whole way into `folder`; `images` held-out samples are answered encrypted."""
+    task, stage = recipe.task, _Stages()
+    with stage("train", f"{recipe.preset} on {task.source}, {len(task.x_train)} samples"):
+        trained = train_into(folder, recipe)
+    with stage("lower", "QONNX graph to integer program"):
+        program = lower(folder / QONNX, recipe.about())
+        save_program(program, folder / PROGRAM)
+        clear = InProcess(program)
+        predicted = clear.classes(task.x_test)
+        agreement = predicted == predict(trained.qat, task.x_test).argmax(axis=1)
+    with stage("plan", "count bootstraps"):
+        cost = plan(program)
+        print(cost.table(), file=sys.stderr)
+    with stage("compile", f"{cost.pbs_total} bootstraps to a TFHE circuit"), Progress("compile"):
+        save_deployment(compile_program(program), folder / DEPLOYMENT)
+    with stage("keys", "the client makes them, the server gets those for evaluation"):
+        deployed = Deployed(folder / DEPLOYMENT)
+    with stage("execute", f"{images} held-out samples, encrypted"):
+        (port,) = program.inputs
+        samples = [{port.name: q_x} for q_x in to_integers(port, task.x_test[:images])]
+        expected = [clear.call(q_x) for q_x in samples]
+        waiting = track(samples, "execute", seconds=cost.predicted_seconds)
+        answers = [deployed.answer(q_x) for q_x in waiting]
+    rows = [
+        {
+            "label": task.labels[task.y_test[i]],
+            "prediction": answer.prediction,
+            "seconds": round(answer.seconds, 3),
+            "bit_exact": answer.equals(expected[i]),
+        }
+        for i, answer in enumerate(answers)
+    ]
+    report = {
+        "task": task.name,
+        "preset": recipe.preset,
+        "seed": recipe.training.seed,
+        **trained.to_json(),
+        "program_accuracy": float((predicted == task.y_test).mean()),
+        "test_count": len(task.x_test),
+        "agreement": float(agreement.mean()),
+        "plan": cost.to_json(),
+        "execute": {
+            "count": len(rows),
+            "bit_exact": all(row["bit_exact"] for row in rows),
+            "seconds": round(float(np.mean([row["seconds"] for row in rows])), 3),
+            "evaluation_key_bytes": deployed.key_bytes,
+            "rows": rows,
+        },
+        "seconds": stage.seconds,
+        "peak_memory_bytes": _peak_memory_bytes(),
+        "versions": installed_versions(),
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _peak_memory_bytes() -> int:
+    """Of this process since its start."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

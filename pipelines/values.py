@@ -1,0 +1,86 @@
+"""Real samples in, a port's integers out, and back: what stands between data and a program."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhe_compile import Port
+from fhe_compile.ports import check_array
+from fhe_compile.program import IntArray
+from torusformer import InputError
+
+
+def to_integers(port: Port, x: NDArray[Any]) -> IntArray:
+    """Quantize one sample or samples (N, ...) to (N, *port.shape), as training did.
+
+    Rounds half to even and clips.
+
+    >>> to_integers(Port("x", (1, 2), lo=0, hi=3, scale=np.array(0.5)), np.array([[0.6, 9.0]]))
+    array([[[1, 3]]])
+    """
+    x = _in_rows(port, x)
+    if not np.isfinite(x).all():
+        raise InputError(f"input {port.name!r} holds NaN or infinity; remove those samples")
+    q_x = np.rint(x / port.scale + port.zero_point)
+    return np.clip(q_x, port.lo, port.hi).astype(np.int64)
+
+
+def to_reals(port: Port, q_y: IntArray) -> NDArray[np.float64]:
+    """Dequantize integers of `port.shape`.
+
+    >>> port = Port("y", (2,), lo=0, hi=9, scale=np.array(0.5), zero_point=np.array(1.0))
+    >>> to_reals(port, np.array([5, 1]))
+    array([2., 0.])
+    """
+    return np.asarray(port.scale * (q_y - port.zero_point), dtype=np.float64)
+
+
+def _in_rows(port: Port, x: NDArray[Any]) -> NDArray[Any]:
+    """One sample or several, with or without the port's leading 1, as (N, *port.shape)."""
+    sample = port.shape[1:] if port.shape[:1] == (1,) else port.shape
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"input {port.name!r} is {x.dtype}; give numbers")
+    if x.shape not in (sample, port.shape) and x.shape[1:] not in (sample, port.shape):
+        raise InputError(
+            f"input {port.name!r} has shape {x.shape}, the program takes {sample}, or several "
+            f"of them as (N, {', '.join(map(str, sample))})"
+        )
+    return x.reshape(-1, *port.shape)
+
+
+def read_samples(
+    path: Path, ports: Sequence[Port], *, integers: bool = False
+) -> list[dict[str, IntArray]]:
+    """The samples of a .npy or .npz file, quantized unless they are `integers` already."""
+    columns = {}
+    for port in ports:
+        x = _read(path, [p.name for p in ports])[port.name]
+        if integers:
+            columns[port.name] = [check_array(port, row) for row in _in_rows(port, x)]
+        else:
+            columns[port.name] = list(to_integers(port, x))
+    counts = {name: len(rows) for name, rows in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"{path}: inputs differ in number of samples: {counts}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a .npy or .npz")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a readable .npy or .npz; write it again") from error
+    if len(names) == len(arrays) == 1:
+        return {names[0]: next(iter(arrays.values()))}
+    if missing := [name for name in names if name not in arrays]:
+        raise InputError(f"{path}: has no array {missing[0]!r}; give a .npz with {list(names)}")
+    return arrays

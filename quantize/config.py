@@ -1,0 +1,104 @@
+"""How many bits every part of a quantized transformer gets: one frozen dataclass, presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torusformer import InputError
+
+WeightQuant = Literal["bounded", "a2q", "a2q+"]
+MAX_BITS = 12
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """Bit widths; every one of them is a price, see the planner.
+
+    `weight_bit_width` 2 means ternary weights. `act_bit_width` is what linear layers read.
+    `accumulator_bit_width` is the widest value a table may see: wider sums are rounded, in the
+    forward pass of training exactly as under encryption. `stream_accumulator_bit_width` is the
+    same limit where a table writes into the residual stream: wide sums read the stream, and a wide
+    reader makes wide tables twice as dear. `statistic_bit_width` is the limit for sums of which
+    there is one a row (norms, softmax), so they may be wider.
+
+    `sum_bit_width` is the widest a linear layer's sum may be before that rounding: the weights'
+    L1 norm is held below what it allows. At `accumulator_bit_width` nothing is ever rounded.
+    `weight_quant` says how: "bounded" takes the least-squares scale among those that fit, "a2q"
+    and "a2q+" are Brevitas's accumulator-aware quantizers with learned scales.
+    """
+
+    weight_bit_width: int = 2
+    act_bit_width: int = 3
+    accumulator_bit_width: int = 5
+    stream_accumulator_bit_width: int = 5
+    sum_bit_width: int = 8
+    statistic_bit_width: int = 6
+    input_bit_width: int = 4
+    residual_bit_width: int = 4
+    branch_bit_width: int = 3
+    score_bit_width: int = 3
+    value_bit_width: int = 3
+    softmax_bit_width: int = 4
+    exp_bit_width: int = 6
+    attention_bit_width: int = 3
+    norm_bit_width: int = 3
+    rsqrt_bit_width: int = 2
+    head_weight_bit_width: int = 4
+    head_sum_bit_width: int = 10
+    weight_quant: WeightQuant = "bounded"
+
+    def __post_init__(self) -> None:
+        """Refuse widths that no table can serve."""
+        for field in dataclasses.fields(self):
+            if field.name.endswith("bit_width"):
+                value = getattr(self, field.name)
+                least = 1 if field.name in ("rsqrt_bit_width", "attention_bit_width") else 2
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise InputError(f"{field.name} is {value!r}; give a whole number")
+                if not least <= value <= MAX_BITS:
+                    raise InputError(
+                        f"{field.name} is {value}; give {least} to {MAX_BITS} (3 or 4 is usual)"
+                    )
+        if self.weight_quant not in get_args(WeightQuant):
+            raise InputError(
+                f"weight_quant is {self.weight_quant!r}; choose one of"
+                f" {', '.join(get_args(WeightQuant))}"
+            )
+
+    def replace(self, **changes: Any) -> QuantConfig:
+        """A validated copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantConfig:
+        """Inverse of `to_dict`; unknown fields are refused by name."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"unknown quantization setting {unknown[0]!r}; known: {sorted(known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_name(cls, name: str) -> QuantConfig:
+        """The preset that goes with the model preset of that name."""
+        if name not in PRESETS:
+            raise InputError(f"no preset named {name!r}; choose one of {', '.join(PRESETS)}")
+        return cls(**PRESETS[name])
+
+
+# Two-bit activations and sums of five bits: linear layers need no rounding at all.
+_NO_ROUNDING: dict[str, Any] = {"sum_bit_width": 5, "input_bit_width": 2, "act_bit_width": 2}
+_SMALL: dict[str, Any] = {
+    **_NO_ROUNDING, "head_sum_bit_width": 6, "head_weight_bit_width": 2, "branch_bit_width": 4,
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits-small": _SMALL,
+    "digits-standard": _NO_ROUNDING,
+    "tiny": _SMALL,
+}

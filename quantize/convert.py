@@ -1,0 +1,111 @@
+"""Float transformer in, quantized transformer with the same weights out; then its scales."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.norms import BatchNorm
+from models.transformer import Transformer
+from quantize.config import QuantConfig
+from quantize.layers import QuantHead, RoundedLinear
+from quantize.quantizers import ActQuant
+from quantize.transformer import QuantTransformer
+
+CALIBRATION_SAMPLES = 512
+TIE_MARGIN = 1e-3
+
+
+def _copy_linear(source: nn.Linear, target: RoundedLinear | QuantHead) -> None:
+    target.linear.weight.data.copy_(source.weight)
+    target.bias.data.copy_(source.bias)
+
+
+def _copy_norm(source: nn.Module, target: nn.Module) -> None:
+    gain, shift = source.folded() if isinstance(source, BatchNorm) else (source.weight, source.bias)
+    target.weight.data.copy_(gain)
+    target.bias.data.copy_(shift)
+
+
+@torch.no_grad()
+def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
+    """Quantize a trained float model; `calibrate` it next, then train on."""
+    qat = QuantTransformer(model.config, config)
+    # Scales of weights start from the weights, so these are copied before the first forward.
+    _copy_linear(model.embed, qat.embed)
+    _copy_linear(model.head, qat.head)
+    _copy_norm(model.norm, qat.norm)
+    qat.positions.copy_(model.positions)
+    for source, target in zip(model.blocks, qat.blocks, strict=True):
+        _copy_norm(source.norm1, target.norm1)
+        _copy_norm(source.norm2, target.norm2)
+        for name in ("query", "key", "value", "out"):
+            _copy_linear(getattr(source.attention, name), getattr(target.attention, name))
+        _copy_linear(source.up, target.up)
+        _copy_linear(source.down, target.down)
+    return qat
+
+
+def best_scale(values: Tensor, lo: float, hi: float) -> float:
+    """The scale with the least squared error when `values` are clipped to [lo, hi] steps."""
+    values = values.flatten()[:200_000]
+    top = max(float(values.max()) / max(hi, 1), float(values.min()) / lo if lo < 0 else 0.0)
+    if top <= 0:
+        return 1.0
+    best, best_error = top, float("inf")
+    for fraction in np.geomspace(0.02, 1.0, 60):
+        scale = top * float(fraction)
+        error = float(
+            ((torch.clamp(torch.round(values / scale), lo, hi) * scale - values) ** 2).mean()
+        )
+        if error < best_error:
+            best, best_error = scale, error
+    return best
+
+
+@torch.no_grad()
+def calibrate(qat: QuantTransformer, x: NDArray[np.float32] | Tensor) -> None:
+    """Set every activation scale from samples `x` (N, tokens, features), first layer first.
+
+    Quantizers on one grid (residual stream, scores and log-sums) pool what they see.
+    """
+    x = torch.as_tensor(x)[:CALIBRATION_SAMPLES]
+    seen: dict[int, list[tuple[Tensor, float, float]]] = {}
+
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, ActQuant)
+        samples = seen.setdefault(id(module.log_scale), [])
+        samples.append((inputs[0].detach(), float(module.lo), float(module.hi)))
+        module.set_scale(max(best_scale(*s) for s in samples[-8:]))
+
+    handles = [
+        m.register_forward_pre_hook(partial(observe))
+        for m in qat.modules()
+        if isinstance(m, ActQuant)
+    ]
+    was_training = qat.training
+    qat.train()
+    for _ in range(2):  # the second pass knows every user of a shared grid
+        qat(x)
+    for handle in handles:
+        handle.remove()
+    scale = float(torch.exp2(qat.input_quant.log_scale))
+    qat.input_quant.set_scale(_off_ties(scale, x))
+    qat.train(was_training)
+
+
+def _off_ties(scale: float, x: Tensor) -> float:
+    """Widen `scale` a little until no sample lies halfway between two codes.
+
+    The client rounds in double precision and training in single: a tie could go either way.
+    """
+    for _ in range(100):
+        steps = x / scale
+        if float((steps - torch.floor(steps) - 0.5).abs().min()) > TIE_MARGIN:
+            break
+        scale *= 1 + 2 * TIE_MARGIN
+    return scale

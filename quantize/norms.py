@@ -1,0 +1,80 @@
+"""Normalisations in table form: a grid in, a grid of `act_bit_width` bits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.config import Norm
+from quantize.config import QuantConfig
+from quantize.layers import AccumulatorRounding
+from quantize.quantizers import ActQuant, Grid, constant, quantize_to
+
+
+class QuantLayerNorm(nn.Module):
+    """Layer norm (or RMS norm, without the mean) by narrow codes.
+
+    c = Quant(x - mean), r = Quant(1 / sqrt(mean of c^2)), y = Quant(gain * c * r + shift):
+    c and r have few bits, so the last step is one table over the packed pair.
+    """
+
+    def __init__(self, dim: int, config: QuantConfig, *, centred: bool) -> None:
+        """`centred` subtracts the mean."""
+        super().__init__()
+        self.dim, self.centred = dim, centred
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.mean_bit_width = config.branch_bit_width
+        self.input_rounding = AccumulatorRounding(config.accumulator_bit_width)
+        self.mean_rounding = AccumulatorRounding(config.statistic_bit_width)
+        self.square_rounding = AccumulatorRounding(config.statistic_bit_width)
+        self.centred_quant = ActQuant(config.norm_bit_width)
+        self.rsqrt_quant = ActQuant(config.rsqrt_bit_width, signed=False)
+        self.out_quant = ActQuant(config.act_bit_width)
+
+    def _centre(self, x: Grid) -> Grid:
+        lo, hi = self.dim * x.lo, self.dim * x.hi
+        total = Grid(x.value.sum(-1, keepdim=True), x.scale, lo.amin(), hi.amax())
+        sums = self.mean_rounding.grid(total)
+        # A fifth of a step: no (n + 1/5) * 2^k / dim lies halfway between two steps of x.
+        mean = (sums.value + constant(0.2 * sums.scale)) * (1 / self.dim)
+        # On the grid of x, clipped to a few steps: x - mean stays an integer and narrow.
+        top = 2.0 ** (self.mean_bit_width - 1)
+        mean = quantize_to(mean, x.scale, self.mean_bit_width)
+        return Grid(x.value - mean, x.scale, x.lo - (top - 1), x.hi + top)
+
+    def forward(self, x: Grid) -> Grid:
+        """(..., dim) to (..., dim)."""
+        c = self.centred_quant(self.input_rounding(self._centre(x) if self.centred else x))
+        top = torch.maximum(c.lo**2, c.hi**2)
+        squares = Grid(
+            (c.value * c.value).sum(-1, keepdim=True), c.scale**2, 0 * top, self.dim * top
+        )
+        squares = self.square_rounding.grid(squares)
+        # Half a step stands for epsilon: it keeps a variance that rounds to zero finite.
+        variance = (squares.value + constant(0.5 * squares.scale)) * (1 / self.dim)
+        r = self.rsqrt_quant(1 / torch.sqrt(variance))
+        return self.out_quant(c.value * r.value * self.weight + self.bias)
+
+
+class QuantAffine(nn.Module):
+    """Batch norm in inference: a gain and a shift a channel, which the next table absorbs."""
+
+    def __init__(self, dim: int, config: QuantConfig) -> None:
+        """Identity at first."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.input_rounding = AccumulatorRounding(config.accumulator_bit_width)
+        self.out_quant = ActQuant(config.act_bit_width)
+
+    def forward(self, x: Grid) -> Grid:
+        """(..., dim) to (..., dim)."""
+        return self.out_quant(self.input_rounding(x) * self.weight + self.bias)
+
+
+def build_quant_norm(kind: Norm, dim: int, config: QuantConfig) -> nn.Module:
+    """The table form of the norm named `kind`."""
+    if kind == "batch":
+        return QuantAffine(dim, config)
+    return QuantLayerNorm(dim, config, centred=kind == "layer")

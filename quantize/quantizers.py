@@ -1,0 +1,239 @@
+"""Brevitas quantizers for weights and activations, and the grid their values live on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import brevitas.nn as qnn
+import torch
+from brevitas.export.onnx.qonnx.function import BrevitasQuantFn
+from brevitas.function.ops_ste import round_ste
+from brevitas.inject import ExtendedInjector
+from brevitas.inject.enum import FloatToIntImplType
+from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
+from brevitas.quant import (
+    Int8AccumulatorAwareWeightQuant,
+    Int8AccumulatorAwareZeroCenterWeightQuant,
+)
+from brevitas.quant_tensor import QuantTensor
+from torch import Tensor, nn
+
+from quantize.config import QuantConfig
+from torusformer import InputError
+
+Quantized = tuple[Tensor, Tensor, Tensor, Tensor]  # value, scale, zero point, bit width
+CANDIDATES = 24  # weight scales tried a channel
+
+
+class Grid(NamedTuple):
+    """A float tensor that is scale * integer, with lo <= integer <= hi.
+
+    `scale`, `lo` and `hi` are scalars or broadcast to `value`.
+    """
+
+    value: Tensor
+    scale: Tensor
+    lo: Tensor
+    hi: Tensor
+
+    def as_quant_tensor(self, *, training: bool) -> QuantTensor:
+        """The same for a Brevitas layer."""
+        signed = bool(self.lo < 0)
+        top = int(torch.maximum(self.hi, -self.lo - 1)) if signed else int(self.hi)
+        bits = torch.tensor(float(top.bit_length() + signed))
+        return QuantTensor(self.value, self.scale, torch.tensor(0.0), bits, signed, training)
+
+
+class LearnedGrid(nn.Module):
+    """One scale a tensor, learned as its logarithm: the `tensor_quant` of `LearnedAct`."""
+
+    def __init__(
+        self, bit_width: int, signed: bool, narrow_range: bool, log_scale: nn.Parameter
+    ) -> None:
+        """`log_scale` () may belong to several grids, which then have the same step."""
+        super().__init__()
+        self.log_scale = log_scale
+        self.lo = -(2.0 ** (bit_width - 1)) + narrow_range if signed else 0.0
+        self.hi = 2.0 ** (bit_width - signed) - 1
+        self.register_buffer("bits", torch.tensor(float(bit_width)), persistent=False)
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Quantized:
+        """Nearest point of the grid; gradients pass inside its range."""
+        scale = torch.exp2(self.log_scale)
+        value = torch.clamp(round_ste(x / scale), self.lo, self.hi) * scale
+        return value, scale, self.zero, self.bits
+
+
+class LearnedAct(ExtendedInjector):
+    """Activation quantizer with a learned scale; give `bit_width`, `signed`, `log_scale`."""
+
+    proxy_class = ActQuantProxyFromInjector
+    tensor_quant = LearnedGrid
+    float_to_int_impl_type = FloatToIntImplType.ROUND
+    narrow_range = False
+
+
+class ActQuant(nn.Module):
+    """Any float tensor in, the nearest point of a learned grid out: one table when encrypted."""
+
+    lo: Tensor
+    hi: Tensor
+
+    def __init__(
+        self,
+        bit_width: int,
+        *,
+        signed: bool = True,
+        narrow: bool = False,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
+        """`share_scale_of` puts this quantizer on another one's grid, so that values add.
+
+        `narrow` leaves the lowest integer out: 2 bits are then -1, 0, 1.
+        """
+        super().__init__()
+        self.log_scale: nn.Parameter = (
+            nn.Parameter(torch.zeros(())) if share_scale_of is None else share_scale_of.log_scale
+        )
+        self.quant = qnn.QuantIdentity(
+            act_quant=LearnedAct,
+            bit_width=bit_width,
+            signed=signed,
+            narrow_range=narrow,
+            log_scale=self.log_scale,
+            return_quant_tensor=True,
+        )
+        low = -(2.0 ** (bit_width - 1)) + narrow if signed else 0.0
+        high = 2.0 ** (bit_width - signed) - 1
+        self.register_buffer("lo", torch.tensor(low), persistent=False)
+        self.register_buffer("hi", torch.tensor(high), persistent=False)
+
+    def set_scale(self, scale: float) -> None:
+        """Move to another grid."""
+        self.log_scale.data.fill_(torch.log2(torch.tensor(scale)))
+
+    def forward(self, x: Tensor) -> Grid:
+        """Same shape out."""
+        q = self.quant(x)
+        return Grid(q.value, q.scale, self.lo, self.hi)
+
+
+class LeastSquaresGrid(nn.Module):
+    """The `tensor_quant` of `BoundedWeight`.
+
+    Among some scales it takes the one whose integers q have an L1 norm of at most `l1_limit` and
+    the least squared error; the step is then <w, q> / <q, q>. Nothing is learned but the weights.
+
+    Example, 2 bits, limit 2: [0.9, -0.1, 0.7, 0.5] becomes 0.8 * [1, 0, 1, 0].
+    """
+
+    def __init__(self, bit_width: int, per_channel: bool, l1_limit: float) -> None:
+        """`l1_limit` is per output channel."""
+        super().__init__()
+        self.per_channel, self.l1_limit = per_channel, l1_limit
+        self.top = 2.0 ** (bit_width - 1) - 1
+        steps = torch.logspace(0, 1, CANDIDATES) / 10  # 0.1 to 1
+        # As a share of the largest weight; at twice the largest weight nothing is left.
+        self.register_buffer("shares", 2.0 * steps ** (1 if self.top == 1 else 1.5),
+                             persistent=False)  # fmt: skip
+        self.register_buffer("bits", torch.tensor(float(bit_width)), persistent=False)
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def _largest(self, weight: Tensor) -> Tensor:
+        # Each weight that is not zero costs at least one: no more than l1_limit can stay.
+        if self.l1_limit >= weight.shape[1]:
+            return weight
+        size = weight.abs()
+        least = size.topk(int(self.l1_limit), dim=1).values[:, -1:]
+        return weight * (size >= least)
+
+    def forward(self, weight: Tensor) -> Quantized:
+        """(out, in) to (out, in); gradients pass straight through."""
+        with torch.no_grad():
+            kept = self._largest(weight)
+            rows = kept if self.per_channel else kept.reshape(1, -1)
+            peak = rows.abs().amax(1, keepdim=True).clamp(min=1e-6)
+            steps = peak * self.shares[:, None, None]
+            q = torch.clamp(torch.round(rows / steps), -self.top, self.top)  # (K, out, in)
+            fit = (q * rows).sum(2) / (q * q).sum(2).clamp(min=1).sqrt()  # (K, out)
+            feasible = q.reshape(-1, *weight.shape).abs().sum(2) <= self.l1_limit
+            if not self.per_channel:
+                feasible = feasible.all(1, keepdim=True)
+            best = torch.where(feasible, fit, -torch.ones_like(fit)).argmax(0)  # (out,)
+            q = q[best, torch.arange(len(rows))]
+            square = (q * q).sum(1, keepdim=True)
+            scale = (q * rows).sum(1, keepdim=True) / square.clamp(min=1)
+            scale = torch.where(square > 0, scale, peak)
+            value = (q * scale).reshape(weight.shape)
+        scale = scale if self.per_channel else scale.reshape(())
+        if self.training:
+            value = weight + (value - weight).detach()
+        return value, scale, self.zero, self.bits
+
+
+class BoundedWeight(ExtendedInjector):
+    """Weight quantizer; give `bit_width`, `per_channel`, `l1_limit`."""
+
+    proxy_class = WeightQuantProxyFromInjector
+    tensor_quant = LeastSquaresGrid
+    float_to_int_impl_type = FloatToIntImplType.ROUND
+    narrow_range = True
+    signed = True
+
+
+def constant(x: Tensor) -> Tensor:
+    """`x`; during export a copy that the tracer sees as a constant, not as a computation."""
+    return torch.from_numpy(x.detach().numpy().copy()) if torch.onnx.is_in_onnx_export() else x
+
+
+def quantize_to(x: Tensor, scale: Tensor, bit_width: int) -> Tensor:
+    """Nearest multiple of a given `scale`, signed; one QONNX `Quant` node when exported."""
+    if torch.onnx.is_in_onnx_export():
+        zero, bits = torch.tensor(0.0), torch.tensor(float(bit_width))
+        return BrevitasQuantFn.apply(x, constant(scale), zero, bits, False, True, "ROUND")
+    top = 2.0 ** (bit_width - 1)
+    return torch.clamp(round_ste(x / scale), -top, top - 1) * scale
+
+
+def _l1_limit(sum_bit_width: int, input_bit_width: int) -> float:
+    limit = (2**sum_bit_width - 1) // (2**input_bit_width - 1)
+    if limit < 1:
+        raise InputError(
+            f"sum_bit_width {sum_bit_width} is too narrow for inputs of {input_bit_width} bits;"
+            " raise it or lower act_bit_width and input_bit_width"
+        )
+    return float(limit)
+
+
+def build_linear(
+    in_features: int, out_features: int, config: QuantConfig, *, input_bit_width: int
+) -> qnn.QuantLinear:
+    """A bias-free Brevitas linear layer whose sum has at most `config.sum_bit_width` bits."""
+    bits = config.weight_bit_width
+    if config.weight_quant == "bounded":
+        limit = _l1_limit(config.sum_bit_width, input_bit_width)
+        kind: type = BoundedWeight
+        extra: dict[str, Any] = {"weight_per_channel": True, "weight_l1_limit": limit}
+    else:
+        kind = {
+            "a2q": Int8AccumulatorAwareWeightQuant,
+            "a2q+": Int8AccumulatorAwareZeroCenterWeightQuant,
+        }[config.weight_quant]
+        extra = {"weight_accumulator_bit_width": config.sum_bit_width}
+    return qnn.QuantLinear(
+        in_features, out_features, bias=False, weight_quant=kind, weight_bit_width=bits, **extra
+    )
+
+
+def build_head(in_features: int, out_features: int, config: QuantConfig) -> qnn.QuantLinear:
+    """As `build_linear`, with one scale for all classes: their integers compare."""
+    return qnn.QuantLinear(
+        in_features,
+        out_features,
+        bias=False,
+        weight_quant=BoundedWeight,
+        weight_bit_width=config.head_weight_bit_width,
+        weight_per_channel=False,
+        weight_l1_limit=_l1_limit(config.head_sum_bit_width, config.act_bit_width),
+    )

@@ -1,0 +1,226 @@
+"""Every subcommand, from what it prints to the files it leaves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from fhe_compile import load_program, save_program
+from fhe_compile.program import Linear, Port, Program
+from models import Transformer
+from pipelines.cli import COMMANDS, main
+from quantize import QuantTransformer
+from tests.programs import Builder
+
+NAMES = ("train", "lower", "plan", "compile", "run", "demo")
+
+
+def classifier() -> Program:
+    """Two features of three bits, a table each, three classes; keys take a second."""
+    b = Builder(Port("x", (1, 2), 0, 7, np.array(0.5)))
+    b.table("act", "act", "x", lambda n: (n * n) % 8)
+    b.add(Linear("logits", "head", ("act",), np.array([[1, -1, 2], [-1, 1, 1]])))
+    return b.program("logits", labels='["a", "b", "c"]')
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "program.onnx"
+    save_program(classifier(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def deployment(small: Path) -> Path:
+    folder = small.parent / "deployment"
+    assert main(["compile", str(small), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    assert main(["train", "--preset", "tiny", "--epochs", "1", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program(training: Path) -> Path:
+    path = training.parent / "program.onnx"
+    assert main(["lower", str(training / "model.qonnx.onnx"), "--out", str(path)]) == 0
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    """What a command prints with --json, which is JSON and no more."""
+    capsys.readouterr()
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_command_is_there() -> None:
+    assert len(COMMANDS) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"example: torusformer {name} " in text
+    assert "--json" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("torusformer 0.")
+
+
+def test_train_leaves_models_and_graph(training: Path) -> None:
+    names = {"float", "model.qonnx.onnx", "qat", "versions.json"}
+    assert {p.name for p in training.iterdir()} == names
+    assert Transformer.from_pretrained(training / "float").config.tokens == 4
+    assert QuantTransformer.from_pretrained(training / "qat").model_config.tokens == 4
+
+
+def test_train_again_replaces(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "--preset", "tiny", "--epochs", "1", "--out", str(training)]
+    before = (training / "model.qonnx.onnx").read_bytes()
+    data = printed(capsys, *argv)
+    assert data["test_count"] == 450
+    assert 0 <= data["qat_accuracy"] <= 1
+    assert (training / "model.qonnx.onnx").read_bytes() == before  # the same seed, the same model
+
+
+def test_train_on_your_own_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog", "owl"], 40)
+    x = rng.random((120, 8, 8)) + np.repeat([0.0, 0.5, 1.0], 40)[:, None, None]
+    np.savez(tmp_path / "mine.npz", x=x, y=y)
+    out, own = tmp_path / "run", ["--data", str(tmp_path / "mine.npz")]
+    argv = ["train", "--preset", "tiny", "--epochs", "1", "--out", str(out), *own]
+    assert printed(capsys, *argv)["test_count"] == 30
+    lowered = ["lower", str(out / "model.qonnx.onnx"), "--out", str(tmp_path / "p.onnx")]
+    assert main(lowered) == 0
+    argv = ["run", "--program", str(tmp_path / "p.onnx"), "--task", "digits", "--count", "3", *own]
+    names = {result["prediction"] for result in printed(capsys, *argv)["results"]}
+    assert names <= {"cat", "dog", "owl"}
+
+
+def test_lower_keeps_what_the_graph_says(program: Path, training: Path) -> None:
+    lowered = load_program(program)
+    assert lowered.metadata["task"] == "digits"
+    assert json.loads(lowered.metadata["labels"]) == [str(i) for i in range(10)]
+    argv = ["lower", str(training / "model.qonnx.onnx"), "--out", str(program)]
+    before = program.read_bytes()
+    assert main(argv) == 0  # our own program may be replaced
+    assert program.read_bytes() == before
+
+
+def test_onnx_runtime_answers_as_the_command_does(
+    program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = printed(capsys, "run", "--program", str(program), "--task", "digits", "--count", "5")
+    assert data["fhe"] == "disable"
+    assert data["count"] == 5
+    assert 0 <= data["accuracy"] <= 1
+
+    lowered, path = load_program(program), program.parent / "q_x.npy"
+    rng = np.random.default_rng(0)
+    (port,) = lowered.inputs
+    q_x = rng.integers(port.lo, port.hi + 1, (5, *port.shape))
+    np.save(path, q_x)
+    argv = ["run", "--program", str(program), "--input", str(path), "--integers"]
+    results = printed(capsys, *argv)["results"]
+    session = onnxruntime.InferenceSession(str(program))
+    for row, result in zip(q_x, results, strict=True):
+        (expected,) = session.run(None, {port.name: row})
+        assert result["outputs"][lowered.outputs[0].name]["integers"] == expected.tolist()
+
+
+def test_plan_counts(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = printed(capsys, "plan", str(small))
+    assert data["pbs_total"] == 2
+    assert data["pbs_by_bit_width"] == {"3": 2}
+    assert data["max_bit_width"] == 3
+    assert {"pbs_by_layer", "predicted_seconds", "key_bytes", "peak_memory_bytes"} <= set(data)
+    assert main(["plan", str(small)]) == 0
+    assert "act" in capsys.readouterr().out
+
+
+def test_compile_leaves_a_deployment(deployment: Path) -> None:
+    names = {"client.zip", "server.zip", "interface.json", "versions.json"}
+    assert {p.name for p in deployment.iterdir()} == names
+
+
+@pytest.mark.parametrize("mode", ["disable", "simulate", "execute", "deployment"])
+def test_every_way_of_running_gives_the_same(
+    mode: str,
+    small: Path,
+    deployment: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.save(tmp_path / "x.npy", np.array([[0.5, 3.5], [1.6, -9.0]]))  # integers 1 7, 3 0
+    argv = ["run", "--input", str(tmp_path / "x.npy")]
+    if mode == "deployment":
+        argv += ["--deployment", str(deployment)]
+    else:
+        argv += ["--program", str(small), "--fhe", mode]
+    data = printed(capsys, *argv)
+    assert [r["outputs"]["logits"]["integers"] for r in data["results"]] == [
+        [[0, 0, 3]],
+        [[1, -1, 2]],
+    ]
+    assert [r["prediction"] for r in data["results"]] == ["c", "c"]
+    if mode in ("simulate", "execute"):
+        assert all(r["bit_exact"] for r in data["results"])
+    assert main(argv) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:3] == [
+        "sample",
+        "prediction",
+        "seconds",
+    ]
+
+
+@pytest.mark.slow
+def test_demo_goes_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "digits"
+    argv = ["demo", "digits", "--preset", "tiny", "--epochs", "2", "--images", "1"]
+    report = printed(capsys, *argv, "--out", str(out))
+    assert report == json.loads((out / "report.json").read_text())
+    assert {p.name for p in out.iterdir()} == {
+        "float",
+        "qat",
+        "model.qonnx.onnx",
+        "program.onnx",
+        "deployment",
+        "report.json",
+        "versions.json",
+    }
+    assert report["task"] == "digits"
+    assert report["preset"] == "tiny"
+    assert report["test_count"] == 450
+    assert report["agreement"] >= 0.995
+    assert report["execute"]["count"] == 1
+    assert report["execute"]["bit_exact"] is True
+    assert report["execute"]["seconds"] > 0
+    assert {
+        "pbs_total",
+        "pbs_by_layer",
+        "pbs_by_bit_width",
+        "max_bit_width",
+        "predicted_seconds",
+        "key_bytes",
+        "peak_memory_bytes",
+    } <= set(report["plan"])
+
+
+def test_only_the_result_is_on_stdout(small: Path) -> None:
+    argv = [sys.executable, "-m", "pipelines.cli", "plan", str(small), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["pbs_total"] == 2
+    assert done.stderr == ""

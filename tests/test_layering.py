@@ -1,0 +1,95 @@
+"""Imports run left to right only; each stage lives without the libraries of the others."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# package -> packages of ours it may import
+LEFT_OF = {
+    "torusformer": set(),
+    "models": {"torusformer"},
+    "quantize": {"torusformer", "models"},
+    "fhe_compile": {"torusformer"},
+    "serving": {"torusformer", "fhe_compile"},
+    "pipelines": {"torusformer", "models", "quantize", "fhe_compile", "serving"},
+}
+TRAINING = {"torch", "brevitas"}
+ENCRYPTION = {"concrete"}
+# package -> libraries it must not import
+WITHOUT = {
+    "torusformer": TRAINING | ENCRYPTION | {"onnx", "onnxruntime", "sklearn"},
+    "models": ENCRYPTION | {"brevitas", "onnx"},
+    "quantize": ENCRYPTION,
+    "fhe_compile": TRAINING | {"sklearn"},
+    "serving": TRAINING | {"sklearn", "onnx"},
+    "pipelines": set(),
+}
+FILES = sorted(p for package in LEFT_OF for p in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and first name of every absolute import, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_package_may(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = (set(LEFT_OF) - LEFT_OF[package] - {package}) | WITHOUT[package]
+    wrong = [f"line {line}: {name}" for line, name in imported(path) if name in forbidden]
+    assert not wrong, f"{package} may not import {wrong}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_pickle(path: Path) -> None:
+    assert not {"pickle", "dill", "cloudpickle", "joblib"} & {name for _, name in imported(path)}
+
+
+def modules_after(statement: str) -> set[str]:
+    """What a fresh interpreter has loaded after `statement`."""
+    code = f"import sys\n{statement}\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import torusformer, torusformer.progress, torusformer.folders", WITHOUT["torusformer"]),
+        ("import fhe_compile", TRAINING | {"models", "quantize", "sklearn"}),
+        ("import serving", TRAINING | {"models", "quantize", "sklearn"}),
+        ("import pipelines.cli", TRAINING | ENCRYPTION),
+    ],
+)
+def test_what_an_import_loads(statement: str, absent: set[str]) -> None:
+    by_concrete = modules_after("import concrete.fhe")  # concrete-python itself imports torch
+    allowed = by_concrete if "concrete" not in absent else set()
+    assert not absent & (modules_after(statement) - allowed)
+
+
+def test_importing_says_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import fhe_compile.circuit, serving, pipelines.cli"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,88 @@
+"""Products of two encrypted values: every strategy gives the product, the price picks one."""
+
+import numpy as np
+import pytest
+
+from fhe_compile.cost import PriceList
+from fhe_compile.interpret import interpret
+from fhe_compile.products import expand_products
+from fhe_compile.program import MatMul, Mul, Table
+from tests.programs import Builder, Port, random_inputs
+
+FLAT = PriceList({}, table_ms={1: 1.0, 8: 1.0}, round_ms={1: 1.0})
+STEEP = PriceList({}, table_ms={1: 1.0, 8: 4.0**7}, round_ms={1: 1.0})
+
+
+def product(kind, x_range, y_range, x_shape=(2, 3), y_shape=(3, 2), reader=False):
+    b = Builder(Port("x", x_shape, *x_range), Port("y", y_shape, *y_range))
+    b.add(kind("xy", "layer", ("x", "y")))
+    if reader:
+        span = int(b.ranges["xy"].hi.max() - b.ranges["xy"].lo.min()) + 1
+        lo = int(b.ranges["xy"].lo.min())
+        values = np.random.default_rng(0).integers(-3, 4, 2 * span)
+        b.add(Table("f", "layer", ("xy",), np.array([0, span]) - lo, values))
+        return b.program("f")
+    return b.program("xy")
+
+
+def check(program, prices, strategy):
+    expanded, known, (choice,) = expand_products(program, prices)
+    assert choice.strategy == strategy
+    assert not any(isinstance(node, Mul | MatMul) for node in expanded.nodes)
+    rng = np.random.default_rng(0)
+    for extreme in ("lo", "hi", *[""] * 20):
+        inputs = random_inputs(program, rng, extreme)
+        before, after = interpret(program, inputs), interpret(expanded, inputs)
+        for port in program.outputs:
+            assert np.array_equal(before[port.name], after[port.name])
+            assert port.name not in known or (known[port.name].lo <= after[port.name]).all()
+    return expanded
+
+
+RANGES = [((-4, 3), (-4, 3)), ((0, 3), (-2, 1)), ((-1, 0), (0, 7)), ((5, 6), (-9, -7))]
+
+
+@pytest.mark.parametrize(("x", "y"), RANGES[:2] + RANGES[3:])
+def test_pair_sums_of_a_matrix_product(x, y):
+    check(product(MatMul, x, y), STEEP, "pair sums")
+
+
+@pytest.mark.parametrize(("x", "y"), RANGES)
+def test_packed_matrix_product(x, y):
+    check(product(MatMul, x, y), FLAT, "packed")
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "y_shape"),
+    [((2, 2, 3), (2, 3, 4)), ((2, 3), (2, 3, 4)), ((2, 1, 2, 3), (1, 3, 3, 1))],
+)
+@pytest.mark.parametrize("prices", [STEEP, FLAT])
+def test_batched_matrix_product(x_shape, y_shape, prices):
+    strategy = "pair sums" if prices is STEEP else "packed"
+    check(product(MatMul, (-2, 1), (0, 3), x_shape, y_shape), prices, strategy)
+
+
+@pytest.mark.parametrize(("x", "y"), RANGES[:2] + RANGES[3:])
+@pytest.mark.parametrize("y_shape", [(2, 3), (3,), (2, 1)])
+def test_elementwise_product(x, y, y_shape):
+    check(product(Mul, x, y, y_shape=y_shape), STEEP, "pair sums")
+
+
+@pytest.mark.parametrize(("x", "y"), RANGES)
+def test_a_table_of_a_product_is_one_packed_table(x, y):
+    program = product(Mul, x, y, x_shape=(3, 2), y_shape=(3, 2), reader=True)
+    expanded = check(program, FLAT, "packed, reader fused")
+    assert sum(isinstance(node, Table) for node in expanded.nodes) == 1
+
+
+def test_a_square_is_one_table_of_its_operand():
+    b = Builder(Port("x", (2, 3), -3, 2))
+    b.add(Mul("xy", "layer", ("x", "x")))
+    expanded = check(b.program("xy"), STEEP, "square")
+    assert [node.op for node in expanded.nodes] == ["Table"]
+
+
+def test_the_price_picks_the_strategy_and_is_recorded():
+    _, _, (choice,) = expand_products(product(MatMul, (0, 1), (0, 1)), FLAT)
+    assert choice.strategy == "packed"  # 12 lookups against 12 + 6 + 6
+    assert choice.price_ms == {"pair sums": 24.0, "packed": 12.0}

@@ -1,0 +1,155 @@
+"""Two parties that exchange bytes, and artefacts that are broken or foreign."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fhe_compile.circuit import compile_program
+from fhe_compile.program import Linear, Port
+from serving import Client, Server
+from serving.messages import pack, unpack
+from tests.programs import Builder
+from torusformer import ArtifactError, InputError
+
+
+def classifier():
+    scale, zero_point = np.array(0.5), np.array(1.0)
+    b = Builder(Port("x", (2,), 0, 3, scale, zero_point), Port("y", (2,), 0, 1))
+    b.table("act", "act", "x", lambda n: (n * n) % 4)
+    b.add(Linear("logits", "head", ("act",), np.array([[1, -1, 2], [-1, 1, 1]])))
+    return b.program("logits", labels="a b c")
+
+
+@pytest.fixture(scope="module")
+def program():
+    return classifier()
+
+
+@pytest.fixture(scope="module")
+def deployment(program, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "deployment"
+    compile_program(program).save(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(deployment, tmp_path) -> Path:
+    return shutil.copytree(deployment, tmp_path / "deployment")
+
+
+@pytest.fixture(scope="module")
+def client(deployment, tmp_path_factory) -> Client:
+    folder = tmp_path_factory.mktemp("client")  # gets no server.zip
+    for name in ("client.zip", "interface.json", "versions.json"):
+        shutil.copy(deployment / name, folder)
+    return Client(folder)
+
+
+@pytest.fixture(scope="module")
+def server(deployment, tmp_path_factory) -> Server:
+    folder = tmp_path_factory.mktemp("server")  # gets no client.zip
+    for name in ("server.zip", "interface.json", "versions.json"):
+        shutil.copy(deployment / name, folder)
+    return Server(folder)
+
+
+def test_an_encrypted_answer_is_that_of_the_program(program, client, server):
+    keys = server.load_keys(client.evaluation_keys())
+    inputs = client.quantize({"x": [0.6, -9.0], "y": [0.0, 1.0]})
+    assert inputs["x"].tolist() == [2, 0]  # 0.6 / 0.5 + 1 rounds to 2; -9 is clipped
+    answer = client.decrypt(server.run(client.encrypt(inputs), keys))
+    act = (inputs["x"] ** 2) % 4
+    assert np.array_equal(answer["logits"], act @ np.array([[1, -1, 2], [-1, 1, 1]]))
+    assert client.dequantize(answer)["logits"].dtype == np.float64
+    assert client.labels == {"labels": "a b c"}
+
+
+def test_messages_for_the_wrong_place_are_refused(client, server):
+    request = client.encrypt({"x": np.array([1, 2]), "y": np.array([0, 1])})
+    keys = client.evaluation_keys()
+    with pytest.raises(ArtifactError, match="got evaluation keys where inputs belong"):
+        server.run(keys, keys)
+    with pytest.raises(ArtifactError, match="got inputs where evaluation keys belong"):
+        server.load_keys(request)
+    with pytest.raises(ArtifactError, match="truncated or damaged"):
+        server.run(request[:-10], keys)
+    with pytest.raises(ArtifactError, match="not a torusformer message"):
+        server.run(b"hello", keys)
+    with pytest.raises(ArtifactError, match="of another circuit"):
+        client.decrypt(pack("outputs", "00" * 32, []))
+
+
+def test_a_server_takes_no_secret_key(client, server):
+    client.keygen()
+    secret = pack("evaluation keys", client.interface.circuit_id, [client._inner.keys.serialize()])
+    with pytest.raises(ArtifactError, match="not evaluation keys"):
+        server.load_keys(secret)
+
+
+def test_no_file_holds_a_key_or_a_path_of_this_machine(deployment):
+    names = {path.name for path in deployment.iterdir()}
+    assert names == {"client.zip", "server.zip", "interface.json", "versions.json"}
+    assert sum(path.stat().st_size for path in deployment.iterdir()) < 1_000_000
+    for archive in ("client.zip", "server.zip"):
+        with zipfile.ZipFile(deployment / archive) as contents:
+            for name in contents.namelist():
+                assert str(Path(__file__).parent.parent).encode() not in contents.read(name)
+
+
+def test_the_same_input_never_encrypts_to_the_same_bytes(client):
+    inputs = {"x": np.array([1, 2]), "y": np.array([0, 1])}
+    assert client.encrypt(inputs) != client.encrypt(inputs)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_quantize_wants_numbers(client, bad):
+    with pytest.raises(InputError, match="'x' holds NaN or infinity"):
+        client.quantize({"x": [bad, 0.0], "y": [0.0, 0.0]})
+
+
+def test_encrypt_wants_integers_in_range(client):
+    with pytest.raises(InputError, match=r"'x' holds integers in \[1, 4\], it takes \[0, 3\]"):
+        client.encrypt({"x": np.array([1, 4]), "y": np.array([0, 1])})
+
+
+@pytest.mark.parametrize(
+    ("side", "archive"), [(Client, "client.zip"), (Server, "server.zip")], ids=["client", "server"]
+)
+class TestArtefacts:
+    def test_truncated(self, copy, side, archive):
+        file = copy / archive
+        file.write_bytes(file.read_bytes()[:-20])
+        with pytest.raises(ArtifactError, match=f"{archive}: truncated"):
+            side(copy)
+
+    def test_missing(self, copy, side, archive):
+        (copy / archive).unlink()
+        with pytest.raises(ArtifactError, match=f"has no {archive}"):
+            side(copy)
+
+    def test_of_other_versions(self, copy, side, archive):
+        path = copy / "versions.json"
+        record = json.loads(path.read_text())
+        record["versions"]["concrete-python"] = "2.0.0"
+        path.write_text(json.dumps(record))
+        with pytest.raises(ArtifactError, match=r"made with concrete-python 2\.0\.0"):
+            side(copy)
+
+    def test_foreign_folder(self, tmp_path, side, archive):
+        with pytest.raises(ArtifactError, match=r"has no versions\.json"):
+            side(tmp_path)
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "x", "format_version": 1}'])
+    def test_foreign_interface(self, copy, side, archive, text):
+        (copy / "interface.json").write_text(text)
+        with pytest.raises(ArtifactError, match=r"interface\.json"):
+            side(copy)
+
+
+def test_messages_survive_a_round_trip():
+    parts = [b"", b"abc", bytes(1000)]
+    assert unpack("inputs", "ab" * 32, pack("inputs", "ab" * 32, parts)) == parts
