@@ -8,6 +8,7 @@ layer and the cure.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import helper, numpy_helper
 from fhe_compile.arithmetic import batch_norm, binary, matmul, reduce
 from fhe_compile.elementwise import ELEMENTWISE, apply
 from fhe_compile.layout import apply_move, concat, layout_moves, transpose_by
-from fhe_compile.program import Port, Program
+from fhe_compile.program import Node, Port, Program, Reshape
 from fhe_compile.quant import quantize, quantizer
 from fhe_compile.symbols import Affine, Builder, Clear, Pending, Raw, Symbol, squeezed
 from torusformer import LoweringError, TorusformerError
@@ -76,12 +77,16 @@ class _Ingest:
                     f"{layer} ({proto.op_type}): shapes do not fit ({error})"
                 ) from None
             self.symbols.update(zip(proto.output, results, strict=False))
-        outputs = tuple(self.output(value.name) for value in self.graph.output)
+        outputs: dict[str, Port] = {}
+        for value in self.graph.output:
+            self.output(value.name, outputs)
+        names = {var: port.name for var, port in outputs.items()}
+        nodes = tuple(_renamed(node, names) for node in self.builder.nodes)
         if not self.builder.inputs:
             raise LoweringError(
                 "no quantizer reads the graph input; start the model with a QuantIdentity"
             )
-        return Program(tuple(self.builder.inputs), outputs, tuple(self.builder.nodes), metadata)
+        return Program(tuple(self.builder.inputs), tuple(outputs.values()), nodes, metadata)
 
     def argument(self, name: str) -> Symbol | None:
         if not name:
@@ -174,7 +179,8 @@ class _Ingest:
         )
         return quantize(self.builder, layer, x, q)
 
-    def output(self, name: str) -> Port:
+    def output(self, name: str, found: dict[str, Port]) -> None:
+        """Add the port of a graph output to `found`, under the value that makes it."""
         symbol = self.argument(name)
         if not isinstance(symbol, Affine):
             kind = (
@@ -186,15 +192,27 @@ class _Ingest:
                 f"graph output '{name}' is {kind}; "
                 "end the model in a linear layer or a QuantIdentity"
             )
-        reach = self.builder.ranges[symbol.var]
-        return Port(
-            symbol.var,
+        var = symbol.var
+        if var in found or any(port.name == var for port in self.builder.inputs):
+            # It has a name already: a value of its own can bear the output's.
+            var = self.builder.emit(Reshape, "output", (var,), shape=symbol.shape)
+        reach = self.builder.ranges[var]
+        found[var] = Port(
+            name,
             symbol.shape,
             int(reach.lo.min()),
             int(reach.hi.max()),
             squeezed(symbol.scale),
             squeezed(-symbol.offset / symbol.scale),
         )
+
+
+def _renamed(node: Node, names: Mapping[str, str]) -> Node:
+    return dataclasses.replace(
+        node,
+        name=names.get(node.name, node.name),
+        inputs=tuple(names.get(i, i) for i in node.inputs),
+    )
 
 
 def _constant(attr: dict[str, Any]) -> np.ndarray:

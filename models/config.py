@@ -108,7 +108,7 @@ _DIGITS: dict[str, Any] = {"num_classes": 10, "input_scale": 16.0}
 PRESETS: dict[str, dict[str, Any]] = {
     # One block, one pooled query row: seconds an image under encryption.
     "digits-small": {
-        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 32, "layers": 1,
+        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 40, "layers": 1,
         "heads": 4, "head_dim": 4, "mlp_dim": 64, "activation": "relu", "norm": "batch",
         "pooling": "first",
     },

@@ -94,11 +94,16 @@ class QuantConfig:
 # Two-bit activations and sums of five bits: linear layers need no rounding at all.
 _NO_ROUNDING: dict[str, Any] = {"sum_bit_width": 5, "input_bit_width": 2, "act_bit_width": 2}
 _SMALL: dict[str, Any] = {
-    **_NO_ROUNDING, "head_sum_bit_width": 6, "head_weight_bit_width": 2, "branch_bit_width": 4,
+    **_NO_ROUNDING, "head_sum_bit_width": 6, "head_weight_bit_width": 2, "exp_bit_width": 4,
+}  # fmt: skip
+# Nor does attention, where four tokens meet in products of two bits.
+_TINY: dict[str, Any] = {
+    **_SMALL, "score_bit_width": 2, "value_bit_width": 2, "attention_bit_width": 2,
+    "exp_bit_width": 3, "statistic_bit_width": 5,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits-small": _SMALL,
     "digits-standard": _NO_ROUNDING,
-    "tiny": _SMALL,
+    "tiny": _TINY,
 }

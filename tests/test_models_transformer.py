@@ -18,7 +18,10 @@ def test_attention_equals_torch() -> None:
     parts = (ours.query, ours.key, ours.value)
     theirs.in_proj_weight.data = torch.cat([p.weight.data for p in parts])
     theirs.in_proj_bias.data = torch.cat([p.bias.data for p in parts])
-    theirs.out_proj.weight.data, theirs.out_proj.bias.data = ours.out.weight.data, ours.out.bias.data
+    theirs.out_proj.weight.data, theirs.out_proj.bias.data = (
+        ours.out.weight.data,
+        ours.out.bias.data,
+    )
     x = torch.randn(3, 5, 8)
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
 

@@ -14,7 +14,9 @@ from torusformer import InputError
 
 def integers(lo: int, hi: int, scale: float = 1.0) -> Grid:
     codes = torch.arange(lo, hi + 1, dtype=torch.float32)
-    return Grid(codes * scale, torch.tensor(scale), torch.tensor(float(lo)), torch.tensor(float(hi)))
+    return Grid(
+        codes * scale, torch.tensor(scale), torch.tensor(float(lo)), torch.tensor(float(hi))
+    )
 
 
 @given(
@@ -54,7 +56,9 @@ def test_rounding_leaves_narrow_sums_alone() -> None:
 def test_ranges_of_linear_sums_are_proved() -> None:
     torch.manual_seed(0)
     layer = RoundedLinear(6, 4, QuantConfig(sum_bit_width=7)).eval()
-    acc = layer.accumulate(Grid(torch.zeros(1, 6), torch.tensor(0.5), *map(torch.tensor, (-4.0, 3.0))))
+    acc = layer.accumulate(
+        Grid(torch.zeros(1, 6), torch.tensor(0.5), *map(torch.tensor, (-4.0, 3.0)))
+    )
     weight = layer.linear.quant_weight()
     w = torch.round(weight.value / weight.scale)
     corners = torch.cartesian_prod(*[torch.tensor([-4.0, 3.0])] * 6)
@@ -124,8 +128,8 @@ def test_products_are_bounded_by_their_corners() -> None:
 
 
 def test_wide_softmax_approaches_the_real_one() -> None:
-    wide = {name: 10 for name in ("score_bit_width", "value_bit_width", "softmax_bit_width",
-            "exp_bit_width", "attention_bit_width", "statistic_bit_width")}  # fmt: skip
+    names = ("score", "value", "softmax", "exp", "attention", "statistic")
+    wide = {f"{name}_bit_width": 10 for name in names}
     layer = QuantAttention(8, 2, 4, 5, QuantConfig(**wide, accumulator_bit_width=12)).eval()
     p = torch.randn(3, 2, 5, 5)
     for quant, scale in (
