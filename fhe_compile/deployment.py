@@ -92,7 +92,15 @@ def load_interface(folder: Path, archive: str) -> Interface:
         raise ArtifactError(
             f"{file}: truncated, or not the one that interface.json describes; copy it again"
         )
+    _refuse_source(file)
     return interface
+
+
+def _refuse_source(file: Path) -> None:
+    """Concrete would compile a circuit's source with a pickled configuration; ours are compiled."""
+    with zipfile.ZipFile(file) as archive:
+        if {"circuit.mlir", "configuration.json"} & set(archive.namelist()):
+            raise ArtifactError(f"{file}: holds a circuit's source; compile the program again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Integers from outside in, checked arrays of the program's input ports out."""
+"""Numbers from outside in, checked integers of the program's ports out, and integers to reals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fhe_compile.program import IntArray, Port
 from torusformer import InputError
@@ -38,10 +39,7 @@ def named_inputs(
 
 def check_array(port: Port, value: ArrayLike) -> IntArray:
     """An int64 array of the port's shape, every element within its bounds, contiguous."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"input {port.name!r} is ragged, it takes shape {port.shape}") from error
+    array = _as_array(port, value)
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise InputError(f"input {port.name!r} holds NaN, it takes integers")
     if array.dtype.kind not in "iu":
@@ -49,8 +47,7 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
             f"input {port.name!r} is {array.dtype}, it takes integers in [{port.lo}, {port.hi}]: "
             f"quantize first, round(x / scale + zero_point)"
         )
-    if array.shape != port.shape:
-        raise InputError(f"input {port.name!r} has shape {array.shape}, it takes {port.shape}")
+    check_shape(port, array)
     if array.size and (array.min() < port.lo or array.max() > port.hi):
         raise InputError(
             f"input {port.name!r} holds integers in [{array.min()}, {array.max()}], it takes "
@@ -58,3 +55,36 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
         )
     # Concrete misreads arrays that are not contiguous, without a word.
     return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_shape(port: Port, value: ArrayLike) -> None:
+    """Refuse what has another shape than the port."""
+    shape = _as_array(port, value).shape
+    if shape != port.shape:
+        raise InputError(f"input {port.name!r} has shape {shape}, it takes {port.shape}")
+
+
+def _as_array(port: Port, value: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {port.name!r} is ragged, it takes shape {port.shape}") from error
+
+
+def quantize_array(port: Port, x: ArrayLike) -> IntArray:
+    """round(x / scale + zero_point), half to even, clipped to the port's range, as in training.
+
+    `x` has the port's shape, or one that broadcasts with its scale.
+    """
+    x = _as_array(port, x)
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"input {port.name!r} is {x.dtype}; give numbers")
+    if not np.isfinite(x).all():
+        raise InputError(f"input {port.name!r} holds NaN or infinity; remove those samples")
+    q_x = np.rint(x / port.scale + port.zero_point)
+    return np.clip(q_x, port.lo, port.hi).astype(np.int64)
+
+
+def dequantize_array(port: Port, q_y: IntArray) -> NDArray[np.float64]:
+    """scale * (integer - zero_point)."""
+    return np.asarray(port.scale * (q_y - port.zero_point), dtype=np.float64)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fhe_compile import Circuit, Port, Program, compile_program, interpret
 from fhe_compile.circuit import Mode
+from fhe_compile.ports import dequantize_array
 from fhe_compile.program import IntArray
-from pipelines.values import to_integers, to_reals
+from pipelines.values import to_integers
 from serving import Client, Server
 from torusformer.progress import Progress
 
@@ -62,7 +63,7 @@ class Answerer:
         start = time.monotonic()
         q_y = self.call(q_x)
         seconds = time.monotonic() - start
-        reals = {port.name: to_reals(port, q_y[port.name]) for port in self.outputs}
+        reals = {port.name: dequantize_array(port, q_y[port.name]) for port in self.outputs}
         return Answer(q_y, reals, self._prediction(reals), seconds)
 
     def _prediction(self, reals: Mapping[str, NDArray[np.float64]]) -> str | None:
@@ -99,7 +100,7 @@ class InProcess(Answerer):
         """Index of the largest logit of each sample (N, ...), for one input and one output."""
         (port,), (logits,) = self.inputs, self.outputs
         rows = (self.call({port.name: q_x})[logits.name] for q_x in to_integers(port, x))
-        return np.array([to_reals(logits, q_y).argmax() for q_y in rows], dtype=np.int64)
+        return np.array([dequantize_array(logits, q_y).argmax() for q_y in rows], dtype=np.int64)
 
 
 class Deployed(Answerer):

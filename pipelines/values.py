@@ -1,4 +1,4 @@
-"""Real samples in, a port's integers out, and back: what stands between data and a program."""
+"""Real samples in, a port's integers out: what stands between data and a program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhe_compile import Port
-from fhe_compile.ports import check_array
+from fhe_compile.ports import check_array, quantize_array
 from fhe_compile.program import IntArray
 from torusformer import InputError
 
@@ -24,21 +24,7 @@ def to_integers(port: Port, x: NDArray[Any]) -> IntArray:
     >>> to_integers(Port("x", (1, 2), lo=0, hi=3, scale=np.array(0.5)), np.array([[0.6, 9.0]]))
     array([[[1, 3]]])
     """
-    x = _in_rows(port, x)
-    if not np.isfinite(x).all():
-        raise InputError(f"input {port.name!r} holds NaN or infinity; remove those samples")
-    q_x = np.rint(x / port.scale + port.zero_point)
-    return np.clip(q_x, port.lo, port.hi).astype(np.int64)
-
-
-def to_reals(port: Port, q_y: IntArray) -> NDArray[np.float64]:
-    """Dequantize integers of `port.shape`.
-
-    >>> port = Port("y", (2,), lo=0, hi=9, scale=np.array(0.5), zero_point=np.array(1.0))
-    >>> to_reals(port, np.array([5, 1]))
-    array([2., 0.])
-    """
-    return np.asarray(port.scale * (q_y - port.zero_point), dtype=np.float64)
+    return quantize_array(port, _in_rows(port, x))
 
 
 def _in_rows(port: Port, x: NDArray[Any]) -> NDArray[Any]:

@@ -16,10 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from fhe_compile.backend import fhe
 from fhe_compile.deployment import load_interface
-from fhe_compile.ports import check_ports, named_inputs
+from fhe_compile.ports import (
+    check_ports,
+    check_shape,
+    dequantize_array,
+    named_inputs,
+    quantize_array,
+)
 from fhe_compile.program import IntArray
 from serving.messages import decode, pack, unpack
-from torusformer import InputError
 
 
 class Client:
@@ -49,13 +54,8 @@ class Client:
         ports = tuple(encoded.port for encoded in self.interface.inputs)
         result = {}
         for port, value in zip(ports, named_inputs(ports, inputs), strict=True):
-            x = np.asarray(value, dtype=np.float64)
-            if x.shape != port.shape:
-                raise InputError(f"input {port.name!r} has shape {x.shape}, it takes {port.shape}")
-            if not np.isfinite(x).all():
-                raise InputError(f"input {port.name!r} holds NaN or infinity")
-            q_x = np.rint(x / port.scale + port.zero_point)
-            result[port.name] = q_x.clip(port.lo, port.hi).astype(np.int64)
+            check_shape(port, value)
+            result[port.name] = quantize_array(port, value)
         return result
 
     def encrypt(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> bytes:
@@ -79,4 +79,4 @@ class Client:
     def dequantize(self, outputs: Mapping[str, IntArray]) -> dict[str, NDArray[np.float64]]:
         """scale * (integer - zero_point) of every output."""
         ports = (encoded.port for encoded in self.interface.outputs)
-        return {p.name: p.scale * (outputs[p.name] - p.zero_point) for p in ports}
+        return {port.name: dequantize_array(port, outputs[port.name]) for port in ports}

@@ -1,5 +1,6 @@
 """Two parties that exchange bytes, and artefacts that are broken or foreign."""
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -111,6 +112,13 @@ def test_quantize_wants_numbers(client, bad):
         client.quantize({"x": [bad, 0.0], "y": [0.0, 0.0]})
 
 
+def test_quantize_wants_the_shape_of_the_port(client):
+    with pytest.raises(InputError, match=r"'x' has shape \(3,\), it takes \(2,\)"):
+        client.quantize({"x": [0.0, 0.0, 0.0], "y": [0.0, 0.0]})
+    with pytest.raises(InputError, match="'x' is ragged"):
+        client.quantize({"x": [[0.0], [0.0, 0.0]], "y": [0.0, 0.0]})
+
+
 def test_encrypt_wants_integers_in_range(client):
     with pytest.raises(InputError, match=r"'x' holds integers in \[1, 4\], it takes \[0, 3\]"):
         client.encrypt({"x": np.array([1, 4]), "y": np.array([0, 1])})
@@ -148,6 +156,18 @@ class TestArtefacts:
         (copy / "interface.json").write_text(text)
         with pytest.raises(ArtifactError, match=r"interface\.json"):
             side(copy)
+
+
+def test_a_server_archive_with_pickled_settings_is_refused(copy):
+    archive = copy / "server.zip"
+    with zipfile.ZipFile(archive, "a") as contents:
+        contents.writestr("circuit.mlir", "module {}")
+        contents.writestr("configuration.json", '{"py/object": "builtins.object"}')
+    interface = json.loads((copy / "interface.json").read_text())
+    interface["sha256"]["server.zip"] = hashlib.sha256(archive.read_bytes()).hexdigest()
+    (copy / "interface.json").write_text(json.dumps(interface))
+    with pytest.raises(ArtifactError, match="holds a circuit's source"):
+        Server(copy)
 
 
 def test_messages_survive_a_round_trip():
