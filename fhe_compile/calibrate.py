@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -84,10 +85,15 @@ def measure(program: Program, p_error: float) -> tuple[float, dict[str, KeySizes
     x = np.random.default_rng(0).integers(port.lo, port.hi + 1, port.shape)
     circuit.keygen()
     request = circuit.inner.encrypt(*(p.encode(x) for p in circuit.encoding.inputs))
+    circuit.inner.run(request)  # expands the keys
+    ms = min(_processor_ms(lambda: circuit.inner.run(request)) for _ in range(2))
+    return ms / threads() * WAITING, key_sizes(circuit)
+
+
+def _processor_ms(call: Callable[[], object]) -> float:
     start = time.process_time()
-    circuit.inner.run(request)
-    ms = (time.process_time() - start) * 1000 / threads() * WAITING
-    return ms, key_sizes(circuit)
+    call()
+    return (time.process_time() - start) * 1000
 
 
 def key_sizes(circuit: Circuit) -> dict[str, KeySizes]:
@@ -96,10 +102,8 @@ def key_sizes(circuit: Circuit) -> dict[str, KeySizes]:
     sizes = {}
     for tag, parameters in by_tag.items():
         key = next(iter(parameters))
-        glwe, polynomial = key.glwe_dimension(), key.polynomial_size()
-        squares = (glwe + 1) ** 2 * polynomial * key.level()
         sizes[tag.partition(".")[2]] = KeySizes(
-            key.input_lwe_dimension(), glwe * polynomial, squares
+            key.input_lwe_dimension(), key.glwe_dimension(), key.polynomial_size(), key.level()
         )
     return sizes
 
@@ -109,7 +113,7 @@ def precise_from(bits: int, cheap: KeySizes, p_error: float) -> float:
     for width in range(max(bits + 1, 5), 13):
         program = precise_program(bits, 4, width)
         sizes = key_sizes(compile_program(program, p_error=p_error))["first"]
-        if sizes.squares > 1.5 * cheap.squares:
+        if sizes.bootstrap_bytes > 1.5 * cheap.bootstrap_bytes:
             return width + 0.5  # and log2(4 results) / 2 = 1, less half of the step
     return 13.5
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fhe_compile.backend import fhe
+from fhe_compile.cost import KeySizes
 from fhe_compile.deployment import save_deployment
 from fhe_compile.encode import encode
 from fhe_compile.expand import Expanded, expand
@@ -98,18 +99,20 @@ class Circuit:
 
     @property
     def key_bytes(self) -> int:
-        """Bytes of the evaluation keys, as they are sent."""
+        """Bytes of the evaluation keys as they are sent: compressed, seeds for what is random."""
         keyset = self.inner.server.program_info.get_keyset_info()
-        # Concrete's size_of_bootstrap_keys counts a key as often as its GLWE dimension.
+        dimension = {i: key.dimension() for i, key in enumerate(keyset.secret_keys())}
         bootstrap = sum(
-            key.input_lwe_dimension()
-            * (key.glwe_dimension() + 1) ** 2
-            * key.polynomial_size()
-            * key.level()
-            * 8
+            KeySizes(
+                key.input_lwe_dimension(), key.glwe_dimension(), key.polynomial_size(), key.level()
+            ).sent_bytes
             for key in keyset.bootstrap_keys()
         )
-        return int(bootstrap + self.inner.size_of_keyswitch_keys)
+        keyswitch = sum(
+            dimension[key.input_secret_key_id()] * key.level() * 8
+            for key in keyset.keyswitch_keys()
+        )
+        return int(bootstrap + keyswitch)
 
 
 def compile_program(
@@ -135,6 +138,7 @@ def compile_program(
     labels = ProvedBitWidths(encoding)
     configuration = fhe.Configuration(
         p_error=p_error,
+        compress_evaluation_keys=True,  # a sixth of the bytes; the server expands them once
         additional_pre_processors=[labels],
         fhe_simulation=simulate,
         fhe_execution=not simulate,

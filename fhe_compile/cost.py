@@ -24,15 +24,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class KeySizes:
-    """Dimensions of the keys behind tables of one width, for `key_bytes`.
+    """Dimensions of the keys behind tables of one width.
 
-    `small` and `big` are the dimensions of a ciphertext before and after a bootstrap; the
-    bootstrap key has `small * squares * 8` bytes, `squares` = (glwe + 1)² * polynomial * level.
+    `small` is the dimension of a ciphertext that enters a bootstrap; one that leaves it has
+    `glwe * polynomial`. `level` counts the digits of the decomposition.
     """
 
     small: int
-    big: int
-    squares: int
+    glwe: int
+    polynomial: int
+    level: int
+
+    @property
+    def big(self) -> int:
+        """Dimension of a ciphertext after the bootstrap."""
+        return self.glwe * self.polynomial
+
+    @property
+    def bootstrap_bytes(self) -> int:
+        """Of the bootstrap key in memory: a GGSW ciphertext for each bit of the small key."""
+        return self.sent_bytes * (self.glwe + 1)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of the bootstrap key as it is sent, with a seed in place of the random masks."""
+        return self.small * (self.glwe + 1) * self.polynomial * self.level * 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class PriceList:
     precise_from: dict[int, float] = field(default_factory=dict)
     keys: dict[int, KeySizes] = field(default_factory=dict)
     precise_keys: dict[int, KeySizes] = field(default_factory=dict)
-    round_keys: KeySizes = field(default_factory=lambda: KeySizes(600, 2048, 12800))
+    round_keys: KeySizes = field(default_factory=lambda: KeySizes(600, 2, 1024, 2))
 
     def table(self, bits: int, precision: float = 0.0) -> float:
         """Milliseconds of one lookup on `bits` bits whose result is read at `precision`."""
@@ -77,7 +93,7 @@ class PriceList:
         if bits < widest:
             return known[min(w for w in known if w > bits)]
         last, factor = known[widest], 2 ** (bits - widest)
-        return KeySizes(last.small, last.big * factor, last.squares * factor)
+        return KeySizes(last.small, last.glwe, last.polynomial * factor, last.level)
 
 
 def _interpolate(prices: dict[int, float], bits: int) -> float:

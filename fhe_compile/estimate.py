@@ -58,14 +58,30 @@ class Estimate:
         return self.prices.key_sizes(partition, precise)
 
     def key_bytes(self) -> int:
-        """Bootstrap keys, keyswitch keys to read a component, and those to enter it.
+        """Evaluation keys as they are sent: seeds stand for all that is random.
 
-        One bootstrap key for each width of table, one for roundings; a keyswitch key for each pair
-        of (layout of a component, width that reads it), big * levels * (small + 1) * 8 bytes; one
-        for each pair of (width that writes, layout it must become), big * (big + 1) * 8 bytes.
+        One bootstrap key for each width of table and one for roundings; a keyswitch key for each
+        pair of (layout of a component, width that reads it) and for each pair of (width that
+        writes, layout that it must become), big * levels * 8 bytes.
         """
+        switches, conversions = self._keyswitches()
+        sent = sum(self._sizes(source).big * KEYSWITCH_LEVELS * 8 for source, _ in switches)
+        sent += sum(self._sizes(source).big * 8 for source, _ in conversions)
+        return sent + sum(sizes.sent_bytes for sizes in self._used())
+
+    def expanded_key_bytes(self) -> int:
+        """The same keys as the server uses them, masks included."""
+        switches, conversions = self._keyswitches()
+        total = sum(sizes.bootstrap_bytes for sizes in self._used())
+        for source, target in switches:
+            small = self._sizes(target).small + 1
+            total += self._sizes(source).big * KEYSWITCH_LEVELS * small * 8
+        for source, target in conversions:
+            total += self._sizes(source).big * (self._sizes(target).big + 1) * 8
+        return total
+
+    def _keyswitches(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
         writers, readers = self._ports_of_components()
-        total = self._bootstrap_key_bytes()
         switches, conversions = set(), set()
         for root, partitions in readers.items():
             written = writers.get(root) or partitions  # the client encrypts as it is read
@@ -74,21 +90,15 @@ class Estimate:
                 written = {layout}
             switches |= {(layout, partition) for partition in partitions}
             conversions |= {(writer, layout) for writer in written if writer != layout}
-        for source, target in switches:
-            small = self._sizes(target).small + 1
-            total += self._sizes(source).big * KEYSWITCH_LEVELS * small * 8
-        for source, target in conversions:
-            total += self._sizes(source).big * (self._sizes(target).big + 1) * 8
-        return total
+        return switches, conversions
 
-    def _bootstrap_key_bytes(self) -> int:
+    def _used(self) -> list[KeySizes]:
         _, readers = self._ports_of_components()
-        used = {p for partitions in readers.values() for p in partitions}
-        return sum(s.small * s.squares * 8 for s in map(self._sizes, used))
+        return [self._sizes(p) for p in {p for partitions in readers.values() for p in partitions}]
 
     def peak_memory_bytes(self) -> int:
         """Process, keys, bootstrap keys once more in Fourier form, ciphertexts alive at once."""
-        keys = self.key_bytes() + self._bootstrap_key_bytes()
+        keys = self.expanded_key_bytes() + sum(sizes.bootstrap_bytes for sizes in self._used())
         return PROCESS_BYTES + keys + self.peak_ciphertext_bytes()
 
     def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:

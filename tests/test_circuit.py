@@ -62,6 +62,8 @@ def test_planned_bootstraps_are_those_that_concrete_counts(circuit: Circuit) -> 
 
 def test_planned_keys_are_about_as_large_as_the_real_ones(circuit: Circuit) -> None:
     assert 0.5 < circuit.plan.key_bytes / circuit.key_bytes < 2
+    sent = len(circuit.inner.client.evaluation_keys.serialize())
+    assert circuit.key_bytes == pytest.approx(sent, rel=0.01)
 
 
 @settings(max_examples=150, deadline=None)
