@@ -2,9 +2,9 @@
 
     python -m fhe_compile.calibrate prices.json
 
-Processor seconds are measured and divided by the threads, so that another process on the machine
-blurs the result little; `WAITING` is what threads lose at the end of every loop. What is measured
-sits where it does in a network: a table reads a sum of four results of other tables.
+Seconds are those of the fastest of several runs, all threads busy: leave the machine alone
+meanwhile. What is measured sits where it does in a network: a table reads a sum of four results of
+other tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fhe_compile.cost import KeySizes
 from fhe_compile.program import Linear, Node, Port, Program, Round, Sum, Table
 
 FAN_IN = 4
-WAITING = 1.13
+RUNS = 3
 TABLE_BITS = range(1, 8)
 PRECISE_BITS = range(1, 7)
 ROUND_BITS = (5, 7, 9, 11)
@@ -86,14 +86,14 @@ def measure(program: Program, p_error: float) -> tuple[float, dict[str, KeySizes
     circuit.keygen()
     request = circuit.inner.encrypt(*(p.encode(x) for p in circuit.encoding.inputs))
     circuit.inner.run(request)  # expands the keys
-    ms = min(_processor_ms(lambda: circuit.inner.run(request)) for _ in range(2))
-    return ms / threads() * WAITING, key_sizes(circuit)
+    ms = min(_wall_ms(lambda: circuit.inner.run(request)) for _ in range(RUNS))
+    return ms, key_sizes(circuit)
 
 
-def _processor_ms(call: Callable[[], object]) -> float:
-    start = time.process_time()
+def _wall_ms(call: Callable[[], object]) -> float:
+    start = time.monotonic()
     call()
-    return (time.process_time() - start) * 1000
+    return (time.monotonic() - start) * 1000
 
 
 def key_sizes(circuit: Circuit) -> dict[str, KeySizes]:
