@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = "torusformer-deployment"
 FORMAT_VERSION = 1
+_LINKER_PATH = re.compile(rb"(?<=\0)/[^\0]*concrete_python\.libs(?=\0)")
 BOUND_TO = ("torusformer", "concrete-python")  # another release may lay ciphertexts out otherwise
 
 
@@ -51,6 +53,7 @@ def save_deployment(circuit: Circuit, folder: Path) -> None:
     with output_folder(folder, "deployment") as new:
         circuit.inner.client.save(new / "client.zip")
         circuit.inner.server.save(new / "server.zip")
+        _forget_this_machine(new / "server.zip")
         interface = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -60,6 +63,15 @@ def save_deployment(circuit: Circuit, folder: Path) -> None:
             "sha256": {name: _sha256(new / name) for name in ("client.zip", "server.zip")},
         }
         (new / "interface.json").write_text(json.dumps(interface, indent=2) + "\n")
+
+
+def _forget_this_machine(archive: Path) -> None:
+    """Blank where Concrete's linker noted its own folder; the process has that library loaded."""
+    with zipfile.ZipFile(archive) as old:
+        contents = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in contents.items():
+            new.writestr(name, _LINKER_PATH.sub(lambda path: bytes(len(path[0])), data))
 
 
 def load_interface(folder: Path, archive: str) -> Interface:
