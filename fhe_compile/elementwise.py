@@ -101,6 +101,12 @@ def evaluate(
         if symbol.value.ndim == 0:
             return symbol.value
         return np.broadcast_to(symbol.value, shape)[index][None]
+    if isinstance(symbol, Pending) and symbol.entries is not None:
+        where = evaluate(symbol.args[0], integers, shape, index)
+        assert where is not None
+        size, place = len(symbol.entries), where.astype(np.int64)
+        # Combinations of operands that no input gives may point outside: any entry will do there.
+        return symbol.entries[np.where(place < 0, place + size, place).clip(0, size - 1)]
     if isinstance(symbol, Pending):
         return apply(symbol.proto, [evaluate(a, integers, shape, index) for a in symbol.args])
     raise LoweringError("the graph input is used before its quantizer")

@@ -109,6 +109,8 @@ class _Ingest:
             return [Clear(np.array(args[0].shape, np.int64))]
         if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear)):
             return [args[0]]  # type: ignore[list-item]
+        if op == "Gather" and not isinstance(args[1], Clear):
+            return [self.lookup(proto, args)]
         moves = layout_moves(layer, op, args, attr, len(proto.output))
         if moves is not None and args[0] is not None:
             return [apply_move(self.builder, layer, args[0], move) for move in moves]
@@ -150,6 +152,18 @@ class _Ingest:
                 "reads the graph input before any quantizer; start the model with a QuantIdentity"
             )
         return Pending(proto, tuple(args), np.broadcast_shapes(*(a.shape for a in given)))
+
+    def lookup(self, proto: onnx.NodeProto, args: list[Symbol | None]) -> Symbol:
+        """Entries of a clear vector at encrypted places: an element-wise function of these."""
+        entries, where = args
+        if not isinstance(entries, Clear) or entries.value.ndim != 1:
+            raise LoweringError(
+                "Gather by encrypted indices from what is not a constant vector; "
+                "feed one-hot rows to a linear layer instead"
+            )
+        if not isinstance(where, Affine | Pending):
+            raise LoweringError("Gather by what no quantizer reads; add a QuantIdentity before it")
+        return Pending(proto, (where,), where.shape, entries.value.astype(np.float32))
 
     def gemm(self, layer: str, args: list[Symbol], attr: dict[str, Any]) -> Symbol:
         if attr.get("transA", 0) or attr.get("alpha", 1.0) != 1.0 or attr.get("beta", 1.0) != 1.0:

@@ -108,11 +108,15 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """One element-wise ONNX operation on symbols; its table is made when a quantizer reads it."""
+    """One element-wise ONNX operation on symbols; its table is made when a quantizer reads it.
+
+    `entries` is the clear vector that a Gather looks its operand up in.
+    """
 
     proto: onnx.NodeProto
     args: tuple[Symbol | None, ...]
     shape: tuple[int, ...]
+    entries: np.ndarray | None = None
 
     def leaves(self) -> list[Affine | Clear]:
         """Every affine and constant operand below this expression, repeats included."""
@@ -170,7 +174,8 @@ def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbo
             )
         if isinstance(part, Pending):
             args = tuple(visit(a, shape) for a in part.args)
-            return Pending(part.proto, args, move.array(np.empty(shape, np.int8)).shape)
+            new_shape = move.array(np.empty(shape, np.int8)).shape
+            return Pending(part.proto, args, new_shape, part.entries)
         if isinstance(part, Raw):
             return Raw(part.name, part.input_shape, part.scale, part.offset, (*part.moves, move))
         return None

@@ -10,7 +10,13 @@ from torusformer import InputError
 
 Activation = Literal["gelu", "relu"]
 Norm = Literal["layer", "rms", "batch"]
-Pooling = Literal["mean", "first"]
+AttentionKind = Literal["softmax", "relu", "quad", "inhibitor", "table"]
+Pooling = Literal["mean", "first", "query"]
+
+
+_CHOICES = (
+    ("activation", Activation), ("attention", AttentionKind), ("norm", Norm), ("pooling", Pooling),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,11 @@ class TransformerConfig:
 
     `patch` is how a task cuts a 2-D image into tokens, (rows, columns) a token; None means that
     samples already have shape (tokens, features). Inputs are divided by `input_scale` (the
-    largest magnitude a raw value takes) before the embedding.
+    largest magnitude a raw value takes) before the embedding. `pooling` says what the head reads:
+    the mean of all tokens, the first, or, with "query", what a learned query finds in the last
+    block's attention (class attention, arXiv 2103.17239).
+
+    `attention` is a kind of `models.attention.Attention`, `groups` the codes a head of "table".
 
     >>> TransformerConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -34,6 +44,8 @@ class TransformerConfig:
     head_dim: int | None = None
     mlp_dim: int = 64
     activation: Activation = "gelu"
+    attention: AttentionKind = "softmax"
+    groups: int = 2
     norm: Norm = "layer"
     pooling: Pooling = "mean"
     input_scale: float = 1.0
@@ -41,7 +53,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, naming the field and a cure."""
-        sizes = ("tokens", "features", "dim", "layers", "heads", "mlp_dim")
+        sizes = ("tokens", "features", "dim", "layers", "heads", "groups", "mlp_dim")
         for name in (*sizes, "num_classes", *(("head_dim",) if self.head_dim is not None else ())):
             value, least = getattr(self, name), 2 if name == "num_classes" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -51,11 +63,16 @@ class TransformerConfig:
                 f"dim {self.dim} is not a multiple of heads {self.heads}; change one of them or"
                 " set head_dim"
             )
-        for name, kinds in (("activation", Activation), ("norm", Norm), ("pooling", Pooling)):
+        for name, kinds in _CHOICES:
             if getattr(self, name) not in get_args(kinds):
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kinds))}"
                 )
+        if self.pooling == "query" and self.attention in ("inhibitor", "table"):
+            raise InputError(
+                f"pooling query asks by products, attention is {self.attention}; "
+                "choose pooling mean or first"
+            )
         if not self.input_scale > 0:
             raise InputError(f"input_scale is {self.input_scale}; give a positive number")
         if self.patch is not None:

@@ -22,15 +22,18 @@ class Block(nn.Module):
         """Layers of one pre-norm encoder block."""
         super().__init__()
         self.norm1 = build_norm(config.norm, config.dim)
-        self.attention = Attention(config.dim, config.heads, config.score_dim)
+        self.attention = Attention(
+            config.dim, config.heads, config.score_dim, config.attention, config.groups
+        )
         self.norm2 = build_norm(config.norm, config.dim)
         self.up = nn.Linear(config.dim, config.mlp_dim)
         self.activation = nn.GELU() if config.activation == "gelu" else nn.ReLU()
         self.down = nn.Linear(config.mlp_dim, config.dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) to (B, T, dim)."""
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
+        """(B, T, dim) to (B, T, dim), or to (B, 1, dim) where a learned `query` (1, dim) asks."""
+        start = x if query is None else query.expand(len(x), 1, -1)
+        x = start + self.attention(self.norm1(x), None if query is None else start)
         return x + self.down(self.activation(self.up(self.norm2(x))))
 
 
@@ -47,14 +50,18 @@ class Transformer(nn.Module):
         self.embed = nn.Linear(config.features, config.dim)
         self.positions = nn.Parameter(torch.randn(config.tokens, config.dim) * 0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        if config.pooling == "query":
+            self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         self.norm = build_norm(config.norm, config.dim)
         self.head = nn.Linear(config.dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, features) to logits (B, num_classes)."""
         x = self.embed(x / self.config.input_scale) + self.positions
-        for block in self.blocks:
+        *earlier, last = self.blocks
+        for block in earlier:
             x = block(x)
+        x = last(x, self.query if self.config.pooling == "query" else None)
         x = x.mean(dim=1) if self.config.pooling == "mean" else x[:, 0]
         return self.head(self.norm(x))
 

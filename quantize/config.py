@@ -10,31 +10,39 @@ from torusformer import InputError
 
 WeightQuant = Literal["bounded", "a2q", "a2q+"]
 MAX_BITS = 12
+_MAY_BE_ONE = ("act_bit_width", "input_bit_width", "rsqrt_bit_width", "attention_bit_width")
 
 
 @dataclass(frozen=True)
 class QuantConfig:
     """Bit widths; every one of them is a price, see the planner.
 
-    `weight_bit_width` 2 means ternary weights. `act_bit_width` is what linear layers read.
-    `accumulator_bit_width` is the widest value a table may see: wider sums are rounded, in the
-    forward pass of training exactly as under encryption. `stream_accumulator_bit_width` is the
-    same limit where a table writes into the residual stream: wide sums read the stream, and a wide
-    reader makes wide tables twice as dear. `statistic_bit_width` is the limit for sums of which
-    there is one a row (norms, softmax), so they may be wider.
+    `weight_bit_width` 2 means ternary weights. `act_bit_width` is what linear layers read; with
+    `act_narrow` it is one level less (three levels of two bits), so that sums of the same width
+    take more weights. `accumulator_bit_width` is the widest value a table may see: wider sums are
+    rounded, in the forward pass of training exactly as under encryption.
+    `stream_accumulator_bit_width` is the same limit where a table writes into the residual stream:
+    wide sums read the stream, and a wide reader makes wide tables twice as dear.
+    `statistic_bit_width` is the limit for sums of which there is one a row (norms, softmax), so
+    they may be wider; `raw_sum_bit_width` limits them before their rounding, group by group.
+    `square_bit_width` are the bits of a layer norm's squares, all of them where it is None.
 
     `sum_bit_width` is the widest a linear layer's sum may be before that rounding: the weights'
-    L1 norm is held below what it allows. At `accumulator_bit_width` nothing is ever rounded.
+    L1 norm is held below what it allows; `embed_sum_bit_width` is that of the embedding, where it
+    differs, and then the width its tables see. At `accumulator_bit_width` nothing is ever rounded.
     `weight_quant` says how: "bounded" takes the least-squares scale among those that fit, "a2q"
     and "a2q+" are Brevitas's accumulator-aware quantizers with learned scales.
     """
 
     weight_bit_width: int = 2
     act_bit_width: int = 3
+    act_narrow: bool = False
     accumulator_bit_width: int = 5
     stream_accumulator_bit_width: int = 5
     sum_bit_width: int = 8
+    embed_sum_bit_width: int | None = None
     statistic_bit_width: int = 6
+    raw_sum_bit_width: int | None = None
     input_bit_width: int = 4
     residual_bit_width: int = 4
     branch_bit_width: int = 3
@@ -44,6 +52,7 @@ class QuantConfig:
     exp_bit_width: int = 6
     attention_bit_width: int = 3
     norm_bit_width: int = 3
+    square_bit_width: int | None = None
     rsqrt_bit_width: int = 2
     head_weight_bit_width: int = 4
     head_sum_bit_width: int = 10
@@ -52,20 +61,27 @@ class QuantConfig:
     def __post_init__(self) -> None:
         """Refuse widths that no table can serve."""
         for field in dataclasses.fields(self):
-            if field.name.endswith("bit_width"):
-                value = getattr(self, field.name)
-                least = 1 if field.name in ("rsqrt_bit_width", "attention_bit_width") else 2
+            value = getattr(self, field.name)
+            if field.name.endswith("bit_width") and not (field.default is None and value is None):
+                least = 1 if field.name in _MAY_BE_ONE else 2
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise InputError(f"{field.name} is {value!r}; give a whole number")
                 if not least <= value <= MAX_BITS:
                     raise InputError(
                         f"{field.name} is {value}; give {least} to {MAX_BITS} (3 or 4 is usual)"
                     )
+        if self.act_narrow and self.act_bit_width == 1:
+            raise InputError("act_narrow leaves one level of act_bit_width 1; set one or the other")
         if self.weight_quant not in get_args(WeightQuant):
             raise InputError(
                 f"weight_quant is {self.weight_quant!r}; choose one of"
                 f" {', '.join(get_args(WeightQuant))}"
             )
+
+    @property
+    def act_span(self) -> int:
+        """Highest less lowest integer that a linear layer reads."""
+        return 2**self.act_bit_width - 1 - self.act_narrow
 
     def replace(self, **changes: Any) -> QuantConfig:
         """A validated copy with some fields changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.attention import Attention
 from models.norms import BatchNorm
 from models.transformer import Transformer
+from quantize.attention import QuantQueryAttention, QuantTableAttention
 from quantize.config import QuantConfig
 from quantize.layers import QuantHead, RoundedLinear
 from quantize.quantizers import ActQuant
@@ -43,11 +46,24 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
     for source, target in zip(model.blocks, qat.blocks, strict=True):
         _copy_norm(source.norm1, target.norm1)
         _copy_norm(source.norm2, target.norm2)
-        for name in ("query", "key", "value", "out"):
+        if isinstance(target.attention, QuantTableAttention):
+            target.attention.tables.copy_(source.attention.tables)
+        asks = isinstance(target.attention, QuantQueryAttention)
+        for name in ("value", "out") if asks else ("query", "key", "value", "out"):
             _copy_linear(getattr(source.attention, name), getattr(target.attention, name))
+        if asks:
+            target.query.copy_(model.query)
+            target.attention.score.linear.weight.copy_(_asked(source.attention, model.query))
         _copy_linear(source.up, target.up)
         _copy_linear(source.down, target.down)
     return qat
+
+
+def _asked(attention: Attention, query: Tensor) -> Tensor:
+    """Scores of one query (1, dim) as a linear map (heads, dim); softmax ignores their offset."""
+    q = attention.query(query).reshape(attention.heads, attention.head_dim, 1)
+    k = attention.key.weight.reshape(attention.heads, attention.head_dim, -1)
+    return (q * k).sum(1) / math.sqrt(attention.head_dim)
 
 
 def best_scale(values: Tensor, lo: float, hi: float) -> float:
@@ -85,7 +101,7 @@ def calibrate(qat: QuantTransformer, x: NDArray[np.float32] | Tensor) -> None:
     handles = [
         m.register_forward_pre_hook(partial(observe))
         for m in qat.modules()
-        if isinstance(m, ActQuant)
+        if isinstance(m, ActQuant) and not m.is_fixed
     ]
     was_training = qat.training
     qat.train()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from brevitas.function.ops_ste import round_ste
 from torch import Tensor, nn
 
 from quantize.config import QuantConfig
 from quantize.quantizers import (
-    ActQuant,
     Grid,
     build_head,
     build_linear,
@@ -44,8 +41,8 @@ class AccumulatorRounding(nn.Module):
             k += 1
         return k
 
-    def grid(self, x: Grid, offset: Tensor | None = None) -> Grid:
-        """`x + offset` on a grid of at most `bit_width` bits.
+    def forward(self, x: Grid, offset: Tensor | None = None) -> Grid:
+        """What a table reads: `x + offset` on a grid of at most `bit_width` bits.
 
         Example: 5 bits, x in [-40, 40] in steps of 1: two bits go, 7 becomes 8.
         """
@@ -63,9 +60,32 @@ class AccumulatorRounding(nn.Module):
         hi = torch.floor((x.hi + whole + half) / 2**k)
         return Grid(value, scale, lo, hi)
 
-    def forward(self, x: Grid, offset: Tensor | None = None) -> Tensor:
-        """What a table reads: `x + offset`, rounded if need be."""
-        return self.grid(x, offset).value
+
+class GroupedSum(nn.Module):
+    """The sum over the last axis, kept dimension 1, on a grid of at most `bit_width` bits.
+
+    It is summed up in groups none of which needs more than `raw_bit_width` bits before it is
+    rounded: a sum that is read at high precision makes every table that writes into it dear.
+    Example: 32 numbers of 4 bits need 9 bits, two groups of 16 need 8 each.
+    """
+
+    def __init__(self, raw_bit_width: int | None, bit_width: int) -> None:
+        """Limits of a group's bare sum, if any, and of the whole."""
+        super().__init__()
+        self.raw_bit_width, self.bit_width = raw_bit_width, bit_width
+
+    def forward(self, x: Grid) -> Grid:
+        """(..., n) to (..., 1)."""
+        n = x.value.shape[-1]
+        lo, hi = x.lo.amin(), x.hi.amax()
+        groups, limit = 1, 2.0 ** (self.raw_bit_width or 1000)
+        while float(hi - lo) * (n // groups) >= limit and n % (2 * groups) == 0:
+            groups *= 2
+        value = x.value.reshape(*x.value.shape[:-1], groups, n // groups).sum(-1)
+        part = Grid(value, x.scale, (n // groups) * lo, (n // groups) * hi)
+        part = AccumulatorRounding(self.bit_width - (groups - 1).bit_length())(part)
+        total = part.value.sum(-1, keepdim=True)
+        return Grid(total, part.scale, groups * part.lo, groups * part.hi)
 
 
 class RoundedLinear(nn.Module):
@@ -77,16 +97,24 @@ class RoundedLinear(nn.Module):
         out_features: int,
         config: QuantConfig,
         *,
-        input_bit_width: int | None = None,
+        input_span: int | None = None,
+        sum_bit_width: int | None = None,
         into_stream: bool = False,
     ) -> None:
-        """`input_bit_width` is `act_bit_width` by default; the bias lives in the next table.
+        """`input_span` is that of activations by default; the bias lives in the next table.
 
-        `into_stream` marks the layers whose result is added to the residual stream.
+        `sum_bit_width` replaces the configured one, and the accumulators' with it. `into_stream`
+        marks the layers whose result is added to the residual stream.
         """
         super().__init__()
-        bits = config.act_bit_width if input_bit_width is None else input_bit_width
-        self.linear = build_linear(in_features, out_features, config, input_bit_width=bits)
+        span = config.act_span if input_span is None else input_span
+        if sum_bit_width is not None:
+            config = config.replace(
+                sum_bit_width=sum_bit_width,
+                accumulator_bit_width=sum_bit_width,
+                stream_accumulator_bit_width=sum_bit_width,
+            )
+        self.linear = build_linear(in_features, out_features, config, input_span=span)
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.rounding = AccumulatorRounding(
             config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
@@ -113,6 +141,15 @@ class RoundedLinear(nn.Module):
     def forward(self, x: Grid, offset: Tensor | None = None) -> Tensor:
         """(..., in) to (..., out)."""
         bias = self.bias if offset is None else self.bias + offset
+        return self.rounding(self.accumulate(x), bias).value
+
+
+class GridLinear(RoundedLinear):
+    """The same with its range, for what reads it unquantized."""
+
+    def forward(self, x: Grid, offset: Tensor | None = None) -> Grid:  # type: ignore[override]
+        """(..., in) to (..., out)."""
+        bias = self.bias if offset is None else self.bias + offset
         return self.rounding(self.accumulate(x), bias)
 
 
@@ -128,61 +165,6 @@ class QuantHead(nn.Module):
     def forward(self, x: Grid) -> Tensor:
         """(B, in) to (B, out)."""
         return self.linear(x.value) + self.bias
-
-
-class QuantAttention(nn.Module):
-    """Multi-head attention whose softmax is exp(p - log(sum(exp p))): tables around one sum."""
-
-    def __init__(
-        self, dim: int, heads: int, head_dim: int, tokens: int, config: QuantConfig
-    ) -> None:
-        """Projections, and one quantizer for each integer that is multiplied or summed."""
-        super().__init__()
-        self.heads, self.head_dim, self.tokens = heads, head_dim, tokens
-        inner = heads * head_dim
-        self.query = RoundedLinear(dim, inner, config)
-        self.key = RoundedLinear(dim, inner, config)
-        self.value = RoundedLinear(dim, inner, config)
-        self.out = RoundedLinear(inner, dim, config, into_stream=True)
-        self.query_quant = ActQuant(config.score_bit_width)
-        self.key_quant = ActQuant(config.score_bit_width)
-        self.value_quant = ActQuant(config.value_bit_width, narrow=True)
-        self.score_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        # Scores and log-sums share a grid: their difference is an integer subtraction.
-        self.score_quant = ActQuant(config.softmax_bit_width)
-        self.log_quant = ActQuant(config.softmax_bit_width, share_scale_of=self.score_quant)
-        self.exp_quant = ActQuant(config.exp_bit_width, signed=False)
-        self.sum_rounding = AccumulatorRounding(config.statistic_bit_width)
-        self.weight_quant = ActQuant(config.attention_bit_width, signed=False)
-        self.difference_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.context_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.context_quant = ActQuant(config.act_bit_width)
-
-    def _split(self, x: Grid) -> Grid:
-        value = x.value.reshape(-1, self.tokens, self.heads, self.head_dim).transpose(1, 2)
-        return x._replace(value=value)  # (B, h, T, d)
-
-    def forward(self, x: Grid) -> Tensor:
-        """(B, T, dim) to (B, T, dim), not yet quantized."""
-        q = self._split(self.query_quant(self.query(x)))
-        k = self._split(self.key_quant(self.key(x)))
-        v = self._split(self.value_quant(self.value(x)))
-        product = matmul(q, k._replace(value=k.value.transpose(-1, -2)))  # (B, h, T, T)
-        scores = self.score_rounding(product) * (1 / math.sqrt(self.head_dim))
-        a = self._softmax(self.score_quant(scores))
-        context = self.context_quant(self.context_rounding(matmul(a, v)))  # (B, h, T, d)
-        merged = context.value.transpose(1, 2).reshape(-1, self.tokens, self.heads * self.head_dim)
-        return self.out(context._replace(value=merged))
-
-    def _softmax(self, p: Grid) -> Grid:
-        e = self.exp_quant(torch.exp(p.value))
-        n = self.tokens
-        total = Grid(e.value.sum(-1, keepdim=True), e.scale, n * e.lo, n * e.hi)
-        total = self.sum_rounding.grid(total)
-        # Half a step more: the logarithm of a sum that rounds to zero stays finite.
-        log = self.log_quant(torch.log(total.value + constant(0.5 * total.scale)))
-        difference = Grid(p.value - log.value, p.scale, p.lo - log.hi, p.hi - log.lo)
-        return self.weight_quant(torch.exp(self.difference_rounding(difference)))
 
 
 def matmul(x: Grid, y: Grid) -> Grid:

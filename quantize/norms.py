@@ -7,14 +7,14 @@ from torch import nn
 
 from models.config import Norm
 from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding
-from quantize.quantizers import ActQuant, Grid, constant, quantize_to
+from quantize.layers import AccumulatorRounding, GroupedSum
+from quantize.quantizers import ActQuant, Grid, build_activation, constant, quantize_to
 
 
 class QuantLayerNorm(nn.Module):
     """Layer norm (or RMS norm, without the mean) by narrow codes.
 
-    c = Quant(x - mean), r = Quant(1 / sqrt(mean of c^2)), y = Quant(gain * c * r + shift):
+    c = Quant(x - mean), r = Quant(1 / sqrt(mean of Quant(c^2))), y = Quant(gain * c * r + shift):
     c and r have few bits, so the last step is one table over the packed pair.
     """
 
@@ -26,16 +26,18 @@ class QuantLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         self.mean_bit_width = config.branch_bit_width
         self.input_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.mean_rounding = AccumulatorRounding(config.statistic_bit_width)
-        self.square_rounding = AccumulatorRounding(config.statistic_bit_width)
+        self.total = GroupedSum(config.raw_sum_bit_width, config.statistic_bit_width)
         self.centred_quant = ActQuant(config.norm_bit_width)
+        self.square_quant = (
+            None
+            if config.square_bit_width is None
+            else ActQuant(config.square_bit_width, signed=False)
+        )
         self.rsqrt_quant = ActQuant(config.rsqrt_bit_width, signed=False)
-        self.out_quant = ActQuant(config.act_bit_width)
+        self.out_quant = build_activation(config)
 
     def _centre(self, x: Grid) -> Grid:
-        lo, hi = self.dim * x.lo, self.dim * x.hi
-        total = Grid(x.value.sum(-1, keepdim=True), x.scale, lo.amin(), hi.amax())
-        sums = self.mean_rounding.grid(total)
+        sums = self.total(x)
         # A fifth of a step: no (n + 1/5) * 2^k / dim lies halfway between two steps of x.
         mean = (sums.value + constant(0.2 * sums.scale)) * (1 / self.dim)
         # On the grid of x, clipped to a few steps: x - mean stays an integer and narrow.
@@ -43,14 +45,15 @@ class QuantLayerNorm(nn.Module):
         mean = quantize_to(mean, x.scale, self.mean_bit_width)
         return Grid(x.value - mean, x.scale, x.lo - (top - 1), x.hi + top)
 
+    def _squares(self, c: Grid) -> Grid:
+        if self.square_quant is not None:
+            return self.square_quant(c.value * c.value)
+        return Grid(c.value * c.value, c.scale**2, 0 * c.lo, torch.maximum(c.lo**2, c.hi**2))
+
     def forward(self, x: Grid) -> Grid:
         """(..., dim) to (..., dim)."""
-        c = self.centred_quant(self.input_rounding(self._centre(x) if self.centred else x))
-        top = torch.maximum(c.lo**2, c.hi**2)
-        squares = Grid(
-            (c.value * c.value).sum(-1, keepdim=True), c.scale**2, 0 * top, self.dim * top
-        )
-        squares = self.square_rounding.grid(squares)
+        c = self.centred_quant(self.input_rounding(self._centre(x) if self.centred else x).value)
+        squares = self.total(self._squares(c))
         # Half a step stands for epsilon: it keeps a variance that rounds to zero finite.
         variance = (squares.value + constant(0.5 * squares.scale)) * (1 / self.dim)
         r = self.rsqrt_quant(1 / torch.sqrt(variance))
@@ -66,11 +69,11 @@ class QuantAffine(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.input_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.out_quant = ActQuant(config.act_bit_width)
+        self.out_quant = build_activation(config)
 
     def forward(self, x: Grid) -> Grid:
         """(..., dim) to (..., dim)."""
-        return self.out_quant(self.input_rounding(x) * self.weight + self.bias)
+        return self.out_quant(self.input_rounding(x).value * self.weight + self.bias)
 
 
 def build_quant_norm(kind: Norm, dim: int, config: QuantConfig) -> nn.Module:

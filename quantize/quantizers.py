@@ -44,6 +44,13 @@ class Grid(NamedTuple):
         return QuantTensor(self.value, self.scale, torch.tensor(0.0), bits, signed, training)
 
 
+def _extremes(bit_width: int, signed: bool, narrow: bool) -> tuple[float, float]:
+    """Lowest and highest integer, as QONNX defines them."""
+    if signed:
+        return -(2.0 ** (bit_width - 1)) + narrow, 2.0 ** (bit_width - 1) - 1
+    return 0.0, 2.0**bit_width - 1 - narrow
+
+
 class LearnedGrid(nn.Module):
     """One scale a tensor, learned as its logarithm: the `tensor_quant` of `LearnedAct`."""
 
@@ -53,8 +60,7 @@ class LearnedGrid(nn.Module):
         """`log_scale` () may belong to several grids, which then have the same step."""
         super().__init__()
         self.log_scale = log_scale
-        self.lo = -(2.0 ** (bit_width - 1)) + narrow_range if signed else 0.0
-        self.hi = 2.0 ** (bit_width - signed) - 1
+        self.lo, self.hi = _extremes(bit_width, signed, narrow_range)
         self.register_buffer("bits", torch.tensor(float(bit_width)), persistent=False)
         self.register_buffer("zero", torch.tensor(0.0), persistent=False)
 
@@ -90,9 +96,16 @@ class ActQuant(nn.Module):
     ) -> None:
         """`share_scale_of` puts this quantizer on another one's grid, so that values add.
 
-        `narrow` leaves the lowest integer out: 2 bits are then -1, 0, 1.
+        `narrow` leaves one integer out, the lowest if `signed` and else the highest: 2 bits are
+        then -1, 0, 1 or 0, 1, 2.
+
+        One bit is 0 or 1: the positive half of -1, 0, 1, since QONNX has no unsigned single bit.
         """
         super().__init__()
+        self.is_fixed = False  # a scale that is given, not calibrated
+        self.is_bit = bit_width == 1
+        if self.is_bit:
+            bit_width, signed, narrow = 2, True, True
         self.log_scale: nn.Parameter = (
             nn.Parameter(torch.zeros(())) if share_scale_of is None else share_scale_of.log_scale
         )
@@ -104,8 +117,8 @@ class ActQuant(nn.Module):
             log_scale=self.log_scale,
             return_quant_tensor=True,
         )
-        low = -(2.0 ** (bit_width - 1)) + narrow if signed else 0.0
-        high = 2.0 ** (bit_width - signed) - 1
+        low, high = _extremes(bit_width, signed, narrow)
+        low = 0.0 if self.is_bit else low
         self.register_buffer("lo", torch.tensor(low), persistent=False)
         self.register_buffer("hi", torch.tensor(high), persistent=False)
 
@@ -115,7 +128,7 @@ class ActQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Grid:
         """Same shape out."""
-        q = self.quant(x)
+        q = self.quant(torch.relu(x) if self.is_bit else x)
         return Grid(q.value, q.scale, self.lo, self.hi)
 
 
@@ -196,23 +209,32 @@ def quantize_to(x: Tensor, scale: Tensor, bit_width: int) -> Tensor:
     return torch.clamp(round_ste(x / scale), -top, top - 1) * scale
 
 
-def _l1_limit(sum_bit_width: int, input_bit_width: int) -> float:
-    limit = (2**sum_bit_width - 1) // (2**input_bit_width - 1)
+def build_activation(config: QuantConfig, *, signed: bool = True) -> ActQuant:
+    """What a linear layer reads: `act_bit_width` bits, of which one alone has no sign."""
+    signed = signed and config.act_bit_width > 1
+    return ActQuant(config.act_bit_width, signed=signed, narrow=config.act_narrow)
+
+
+def _l1_limit(sum_bit_width: int, input_span: int) -> float:
+    limit = (2**sum_bit_width - 1) // input_span
     if limit < 1:
         raise InputError(
-            f"sum_bit_width {sum_bit_width} is too narrow for inputs of {input_bit_width} bits;"
+            f"sum_bit_width {sum_bit_width} is too narrow for inputs of {input_span + 1} levels;"
             " raise it or lower act_bit_width and input_bit_width"
         )
     return float(limit)
 
 
 def build_linear(
-    in_features: int, out_features: int, config: QuantConfig, *, input_bit_width: int
+    in_features: int, out_features: int, config: QuantConfig, *, input_span: int
 ) -> qnn.QuantLinear:
-    """A bias-free Brevitas linear layer whose sum has at most `config.sum_bit_width` bits."""
+    """A bias-free Brevitas linear layer whose sum has at most `config.sum_bit_width` bits.
+
+    `input_span` is the difference between the highest and the lowest integer it reads.
+    """
     bits = config.weight_bit_width
     if config.weight_quant == "bounded":
-        limit = _l1_limit(config.sum_bit_width, input_bit_width)
+        limit = _l1_limit(config.sum_bit_width, input_span)
         kind: type = BoundedWeight
         extra: dict[str, Any] = {"weight_per_channel": True, "weight_l1_limit": limit}
     else:
@@ -235,5 +257,5 @@ def build_head(in_features: int, out_features: int, config: QuantConfig) -> qnn.
         weight_quant=BoundedWeight,
         weight_bit_width=config.head_weight_bit_width,
         weight_per_channel=False,
-        weight_l1_limit=_l1_limit(config.head_sum_bit_width, config.act_bit_width),
+        weight_l1_limit=_l1_limit(config.head_sum_bit_width, config.act_span),
     )

@@ -9,36 +9,51 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_folder, save_folder
 from models.config import TransformerConfig
+from quantize.attention import QuantQueryAttention, build_attention
 from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, QuantAttention, QuantHead, RoundedLinear, add
+from quantize.layers import GridLinear, GroupedSum, QuantHead, RoundedLinear, add
 from quantize.norms import build_quant_norm
-from quantize.quantizers import ActQuant, Grid
+from quantize.quantizers import ActQuant, Grid, build_activation
 
 KIND = "torusformer.quant-transformer"
 
 
 class QuantBlock(nn.Module):
-    """One encoder block; both branches end on the residual stream's grid."""
+    """One encoder block; both branches end on the residual stream's grid.
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig, stream: ActQuant) -> None:
-        """`stream` quantizes the embedding; the branches share its scale."""
+    Where a learned query asks, the stream begins anew with the query's answer.
+    """
+
+    def __init__(
+        self,
+        model: TransformerConfig,
+        config: QuantConfig,
+        stream: ActQuant | None,
+    ) -> None:
+        """`stream` quantizes the embedding, whose scale the branches share; None for a query."""
         super().__init__()
         self.norm1 = build_quant_norm(model.norm, model.dim, config)
-        self.attention = QuantAttention(
-            model.dim, model.heads, model.score_dim, model.tokens, config
-        )
-        self.attention_quant = ActQuant(config.branch_bit_width, share_scale_of=stream)
+        self.attention = build_attention(model, config, asks=stream is None)
+        if stream is None:
+            self.query = nn.Parameter(torch.zeros(1, model.dim))
+            self.attention_quant = stream = ActQuant(config.residual_bit_width)
+        else:
+            self.attention_quant = ActQuant(config.branch_bit_width, share_scale_of=stream)
         self.norm2 = build_quant_norm(model.norm, model.dim, config)
         self.up = RoundedLinear(model.dim, model.mlp_dim, config)
         self.activation = nn.GELU() if model.activation == "gelu" else nn.ReLU()
         # Unsigned: what GELU leaves below zero is less than one step.
-        self.activation_quant = ActQuant(config.act_bit_width, signed=False)
+        self.activation_quant = build_activation(config, signed=False)
         self.down = RoundedLinear(model.mlp_dim, model.dim, config, into_stream=True)
         self.mlp_quant = ActQuant(config.branch_bit_width, share_scale_of=stream)
 
     def forward(self, x: Grid) -> Grid:
-        """(B, T, dim) to (B, T, dim)."""
-        x = add(x, self.attention_quant(self.attention(self.norm1(x))))
+        """(B, T, dim) to (B, T, dim), or to (B, 1, dim) for a query."""
+        found = self.attention(self.norm1(x))
+        if isinstance(self.attention, QuantQueryAttention):
+            x = self.attention_quant(found + self.query)
+        else:
+            x = add(x, self.attention_quant(found))
         hidden = self.activation_quant(self.activation(self.up(self.norm2(x))))
         return add(x, self.mlp_quant(self.down(hidden)))
 
@@ -52,19 +67,24 @@ class QuantTransformer(nn.Module):
         self.model_config, self.config = model, config
         self.input_quant = ActQuant(config.input_bit_width, signed=False)
         self.input_quant.requires_grad_(False)  # the client's grid: set once, free of ties
-        self.embed = RoundedLinear(
+        asking = model.layers - 1 if model.pooling == "query" else model.layers
+        # Where the only block asks, a norm alone reads the embedding: one table fewer.
+        self.has_stream = asking > 0 or model.norm != "batch"
+        self.embed = GridLinear(
             model.features,
             model.dim,
             config,
-            input_bit_width=config.input_bit_width,
+            input_span=2**config.input_bit_width - 1,
+            sum_bit_width=config.embed_sum_bit_width,
             into_stream=True,
         )
         self.positions = nn.Parameter(torch.zeros(model.tokens, model.dim))
         self.stream_quant = ActQuant(config.residual_bit_width)
         self.blocks = nn.ModuleList(
-            QuantBlock(model, config, self.stream_quant) for _ in range(model.layers)
+            QuantBlock(model, config, self.stream_quant if i < asking else None)
+            for i in range(model.layers)
         )
-        self.pool_rounding = AccumulatorRounding(config.accumulator_bit_width)
+        self.pool_sum = GroupedSum(config.raw_sum_bit_width, config.accumulator_bit_width)
         self.norm = build_quant_norm(model.norm, model.dim, config)
         self.head = QuantHead(model.dim, model.num_classes, config)
 
@@ -73,19 +93,20 @@ class QuantTransformer(nn.Module):
         pixels: Grid = self.input_quant(x)
         unit = 1 / self.model_config.input_scale
         pixels = pixels._replace(value=pixels.value * unit, scale=pixels.scale * unit)
-        stream: Grid = self.stream_quant(self.embed(pixels, self.positions))
+        embedded: Grid = self.embed(pixels, self.positions)
+        stream: Grid = self.stream_quant(embedded.value) if self.has_stream else embedded
         for block in self.blocks:
             stream = block(stream)
         return self.head(self.norm(self._pool(stream)))
 
     def _pool(self, x: Grid) -> Grid:
-        if self.model_config.pooling == "first":
+        if self.model_config.pooling != "mean":
             first = x.value[:, :1].reshape(-1, self.model_config.dim)
             return x._replace(value=first)
         n = self.model_config.tokens
-        total = Grid(x.value.sum(1), x.scale, n * x.lo, n * x.hi)
-        mean = self.pool_rounding.grid(total)
-        return mean._replace(value=mean.value * (1 / n), scale=mean.scale * (1 / n))
+        total = self.pool_sum(x._replace(value=x.value.transpose(1, 2)))  # (B, dim, 1)
+        mean = total.value.reshape(-1, self.model_config.dim) * (1 / n)
+        return total._replace(value=mean, scale=total.scale * (1 / n))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`."""

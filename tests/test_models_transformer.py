@@ -11,6 +11,8 @@ from models import Transformer, TransformerConfig
 from models.attention import Attention
 from models.norms import BatchNorm, LayerNorm, RMSNorm
 
+NORMS = ("layer", "rms", "batch")
+
 
 def test_attention_equals_torch() -> None:
     torch.manual_seed(0)
@@ -43,7 +45,7 @@ def test_batch_norm_folds_into_an_affine_map() -> None:
 
 @pytest.mark.parametrize(
     ("norm", "activation", "pooling"),
-    list(itertools.product(("layer", "rms", "batch"), ("gelu", "relu"), ("mean", "first"))),
+    list(itertools.product(NORMS, ("gelu", "relu"), ("mean", "first", "query"))),
 )
 def test_every_variant_trains_a_step(norm: str, activation: str, pooling: str) -> None:
     config = TransformerConfig.from_dict(

@@ -24,6 +24,7 @@ from quantize import (
 from quantize.convert import best_scale
 from tests.qonnx_graphs import Quant
 
+NORMS = ("layer", "rms", "batch")
 # fmt: off
 OPERATORS = {
     "Quant", "Add", "Sub", "Mul", "Div", "MatMul", "Transpose", "Reshape", "Slice", "ReduceSum",
@@ -47,7 +48,7 @@ def calibrated(norm: str, activation: str, pooling: str, bits: QuantConfig) -> Q
 
 @pytest.mark.parametrize(
     ("norm", "activation", "pooling"),
-    list(itertools.product(("layer", "rms", "batch"), ("gelu", "relu"), ("mean", "first"))),
+    list(itertools.product(NORMS, ("gelu", "relu"), ("mean", "first", "query"))),
 )
 def test_graph_computes_what_was_trained(
     tmp_path: Path, norm: str, activation: str, pooling: str
