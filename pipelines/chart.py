@@ -53,22 +53,22 @@ def save_chart(plans: Sequence[tuple[str, Plan]], path: Path) -> None:
             for row in plan.rows:
                 if _width(row.op, row.bits) == width:
                     seconds[row.layer] += row.ms / 1000
-            label = f"{width} bits" if width else "rounding"
+            label = f"table of {width} bits" if width else "rounding"
             colour = f"C{index % 10}"
             starts, lengths = list(left.values()), list(seconds.values())
             axes.barh(layer_names, lengths, left=starts, label=label, color=colour)
             left = {layer: left[layer] + seconds[layer] for layer in layer_names}
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=7)
-        axes.set(
-            xlabel="seconds",
-            title=f"{name}: {plan.pbs_total:,} bootstraps, {plan.predicted_seconds:.1f} s",
-        )
+        axes.margins(x=0.05, y=0.01)
+        axes.set_xlabel("seconds")
+        about = f"{plan.pbs_total:,} bootstraps, {plan.predicted_seconds:.1f} s"
+        axes.set_title(f"{name}\n{about}", loc="left", fontsize=9)
         if widths:
-            axes.legend(title="tables of")
+            axes.legend()
     with output_file(path, is_ours) as new:
-        about = {"Software": f"torusformer {__version__}"}
-        figure.savefig(new, format="png", dpi=120, metadata=about)
+        made_by = {"Software": f"torusformer {__version__}"}
+        figure.savefig(new, format="png", dpi=120, metadata=made_by)
 
 
 def _width(op: str, bits: int) -> int:
