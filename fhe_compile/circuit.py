@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from fhe_compile.backend import fhe
-from fhe_compile.cost import KeySizes
+from fhe_compile.cost import KeySizes, PriceList, load_prices
 from fhe_compile.deployment import save_deployment
 from fhe_compile.encode import encode
 from fhe_compile.expand import Expanded, expand
+from fhe_compile.failure import EXACT, check_p_error, show_p_error
 from fhe_compile.interpret import interpret
 from fhe_compile.plan import Plan, plan_encoded
 from fhe_compile.ports import check_ports
@@ -27,7 +28,6 @@ from fhe_compile.trace import ProvedBitWidths, traced_function
 from torusformer import InputError, TorusformerError
 
 Mode = Literal["disable", "simulate", "execute"]
-EXACT = 2.0**-40
 
 
 class CompileError(TorusformerError):
@@ -120,20 +120,22 @@ def compile_program(
     p_error: float = EXACT,
     simulate: bool = False,
     progress: Callable[[str], None] | None = None,
+    prices: PriceList | None = None,
 ) -> Circuit:
     """Compile from proved ranges, at 128 bits of security.
 
     `p_error` is the chance that one bootstrap is wrong; the default is as good as never. With
     `simulate`, nothing that runs on ciphertexts is built until the first encrypted run.
-    `progress` is told each stage.
+    `progress` is told each stage. `prices`, by default those at `p_error`, decide how products are
+    done.
     """
-    if not 0 < p_error < 1:
-        raise InputError(f"p_error is {p_error}; it is a probability between 0 and 1, say 2**-40")
+    check_p_error(p_error)
     report = progress or (lambda _: None)
     report("planning")
-    expanded = expand(program)
+    prices = prices or load_prices(p_error=p_error)
+    expanded = expand(program, prices)
     encoding = encode(expanded.program, expanded.known)
-    plan = plan_encoded(expanded, encoding)
+    plan = plan_encoded(expanded, encoding, prices, p_error)
     function = traced_function(encoding)
     labels = ProvedBitWidths(encoding)
     configuration = fhe.Configuration(
@@ -180,7 +182,7 @@ def _explain(error: Exception, plan: Plan, p_error: float) -> str:
     where = f"; the widest {widest.op} is {widest.tag} with {widest.bits} bits" if widest else ""
     if "NoParametersFound" in str(error):
         return (
-            f"Concrete finds no 128-bit secure parameters for p_error {p_error:.1e}{where}: lower "
-            f"accumulator_bit_width, round sooner, or allow a larger p_error"
+            f"Concrete finds no 128-bit secure parameters for p_error {show_p_error(p_error)}"
+            f"{where}: lower accumulator_bit_width, round sooner, or allow a larger p_error"
         )
     return f"Concrete refused the circuit: {reason}{where}"

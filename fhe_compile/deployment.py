@@ -4,7 +4,7 @@
 |---|---|---|
 | `client.zip` | client | Concrete's client specification: parameters of keys and ciphertexts |
 | `server.zip` | server | the compiled circuit; its tables and weights are the model |
-| `interface.json` | both | ports (shape, bounds, scale, zero point, base), labels, checksums |
+| `interface.json` | both | ports (shape, bounds, scale, base, ...), labels, p_error, checksums |
 | `versions.json` | both | the releases that made it |
 
 No file holds a secret key: the client makes its own.
@@ -40,12 +40,16 @@ BOUND_TO = ("torusformer", "concrete-python")  # another release may lay ciphert
 
 @dataclass(frozen=True, eq=False)
 class Interface:
-    """What client and server agree on. `circuit_id` names the compiled circuit."""
+    """What client and server agree on. `circuit_id` names the compiled circuit.
+
+    `p_error` is the chance that one of its bootstraps fails.
+    """
 
     inputs: tuple[EncodedPort, ...]
     outputs: tuple[EncodedPort, ...]
     metadata: Mapping[str, str]
     circuit_id: str
+    p_error: float
 
 
 def save_deployment(circuit: Circuit, folder: Path) -> None:
@@ -60,6 +64,7 @@ def save_deployment(circuit: Circuit, folder: Path) -> None:
             "inputs": [_port_to_json(port) for port in circuit.encoding.inputs],
             "outputs": [_port_to_json(port) for port in circuit.encoding.outputs],
             "metadata": dict(circuit.program.metadata),
+            "p_error": circuit.plan.p_error,
             "sha256": {name: _sha256(new / name) for name in ("client.zip", "server.zip")},
         }
         (new / "interface.json").write_text(json.dumps(interface, indent=2) + "\n")
@@ -91,6 +96,7 @@ def load_interface(folder: Path, archive: str) -> Interface:
             outputs=tuple(_port_from_json(i, p) for i, p in enumerate(data["outputs"])),
             metadata=data["metadata"],
             circuit_id=data["sha256"]["server.zip"],
+            p_error=float(data["p_error"]),
         )
         expected = data["sha256"][archive]
     except (KeyError, TypeError, ValueError) as error:

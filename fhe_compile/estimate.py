@@ -14,7 +14,6 @@ import numpy as np
 from fhe_compile.cost import KeySizes, PriceList
 from fhe_compile.steps import LOOKUP, TRUNCATE, Encoding, Step, component_roots
 
-KEYSWITCH_LEVELS = 5  # Concrete takes 3 to 8
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
 ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
 
@@ -34,27 +33,51 @@ class Estimate:
 
     def table_ms(self, bits: int) -> float:
         """Milliseconds of a table of `bits` bits in this circuit."""
-        return self.prices.table(bits, self.precision.get(bits, 0.0))
+        return self.prices.table(bits, self._is_precise(bits))
 
-    def _precision(self) -> dict[int, float]:
-        """For every width of table, the highest precision at which its results are read."""
+    def round_ms(self, step: Step) -> float:
+        """Milliseconds of a rounding in this circuit, an element."""
+        return self.prices.rounding(step.bits, step.lsbs, self._is_precise(ROUNDING))
+
+    def _precision(self) -> dict[int, dict[str, float]]:
+        """For every width of table, the highest precision at which its results are read, by reader.
+
+        Roundings write into what they read: theirs is the precision of what follows them.
+        """
         steps, widths = self.encoding.steps, self.encoding.widths
-        of_component: dict[int, float] = defaultdict(float)
-        reads = [s.args[0] for s in steps if s.op in (LOOKUP, TRUNCATE)]
-        for i in [*reads, *(port.step for port in self.encoding.outputs)]:
-            needed = widths[i] + math.log2(max(1.0, self.noise[i])) / 2
-            of_component[self.roots[i]] = max(of_component[self.roots[i]], needed)
-        of_width: dict[int, float] = defaultdict(float)
+        reads = [
+            (self.roots[port.step], "rounding", port.step, 0) for port in self.encoding.outputs
+        ]
         for i, step in enumerate(steps):
             if step.op == LOOKUP:
-                bits = self.bits_read(step)
-                of_width[bits] = max(of_width[bits], of_component[self.roots[i]])
-        return dict(of_width)
+                reads.append((self.roots[step.args[0]], "table", step.args[0], step.lsbs))
+            elif step.op == TRUNCATE:
+                reads.append((self.roots[i], "rounding", step.args[0], 0))
+        of_component: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for root, reader, i, lsbs in reads:
+            needed = widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2
+            of_component[root][reader] = max(of_component[root][reader], needed)
+        of_width: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for i, step in enumerate(steps):
+            if step.op == LOOKUP:
+                known = of_width[self.bits_read(step)]
+                for reader, needed in of_component[self.roots[i]].items():
+                    known[reader] = max(known[reader], needed)
+            elif step.op == TRUNCATE:
+                known, needed = of_width[ROUNDING], widths[i] + math.log2(self.noise[i]) / 2
+                known["rounding"] = max(known["rounding"], needed)
+        return {width: dict(known) for width, known in of_width.items()}
+
+    def _is_precise(self, partition: int) -> bool:
+        precision = self.precision.get(partition, {})
+        if partition == ROUNDING:
+            return precision.get("rounding", 0.0) > self.prices.round_precise_from
+        return self.prices.is_precise(partition, precision)
 
     def _sizes(self, partition: int) -> KeySizes:
+        precise = self._is_precise(partition)
         if partition == ROUNDING:
-            return self.prices.round_keys
-        precise = self.prices.is_precise(partition, self.precision.get(partition, 0.0))
+            return self.prices.rounding_key_sizes(precise)
         return self.prices.key_sizes(partition, precise)
 
     def key_bytes(self) -> int:
@@ -65,17 +88,21 @@ class Estimate:
         writes, layout that it must become), big * levels * 8 bytes.
         """
         switches, conversions = self._keyswitches()
-        sent = sum(self._sizes(source).big * KEYSWITCH_LEVELS * 8 for source, _ in switches)
+        sent = sum(self._sizes(s).big * self._sizes(t).keyswitch * 8 for s, t in switches)
         sent += sum(self._sizes(source).big * 8 for source, _ in conversions)
-        return sent + sum(sizes.sent_bytes for sizes in self._used())
+        return sent + sum(self.key_bytes_by_bit_width().values())
+
+    def key_bytes_by_bit_width(self) -> dict[int, int]:
+        """The bootstrap keys among them, by width of table; that of roundings at 0."""
+        return {p: self._sizes(p).sent_bytes for p in sorted(self._partitions())}
 
     def expanded_key_bytes(self) -> int:
         """The same keys as the server uses them, masks included."""
         switches, conversions = self._keyswitches()
-        total = sum(sizes.bootstrap_bytes for sizes in self._used())
+        total = self._bootstrap_bytes()
         for source, target in switches:
-            small = self._sizes(target).small + 1
-            total += self._sizes(source).big * KEYSWITCH_LEVELS * small * 8
+            to = self._sizes(target)
+            total += self._sizes(source).big * to.keyswitch * (to.small + 1) * 8
         for source, target in conversions:
             total += self._sizes(source).big * (self._sizes(target).big + 1) * 8
         return total
@@ -92,14 +119,18 @@ class Estimate:
             conversions |= {(writer, layout) for writer in written if writer != layout}
         return switches, conversions
 
-    def _used(self) -> list[KeySizes]:
+    def _partitions(self) -> set[int]:
         _, readers = self._ports_of_components()
-        return [self._sizes(p) for p in {p for partitions in readers.values() for p in partitions}]
+        return {p for partitions in readers.values() for p in partitions}
+
+    def _bootstrap_bytes(self) -> int:
+        return sum(self._sizes(p).bootstrap_bytes for p in self._partitions())
 
     def peak_memory_bytes(self) -> int:
         """Process, keys, bootstrap keys once more in Fourier form, ciphertexts alive at once."""
-        keys = self.expanded_key_bytes() + sum(sizes.bootstrap_bytes for sizes in self._used())
-        return PROCESS_BYTES + keys + self.peak_ciphertext_bytes()
+        keys = self.expanded_key_bytes() + self._bootstrap_bytes()
+        ciphertexts = max(self.ciphertext_bytes_by_layer().values(), default=0)
+        return PROCESS_BYTES + keys + ciphertexts
 
     def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
         writers: dict[int, set[int]] = defaultdict(set)
@@ -113,20 +144,21 @@ class Estimate:
                 readers[self.roots[i]].add(ROUNDING)
         return writers, readers
 
-    def peak_ciphertext_bytes(self) -> int:
-        """Largest sum of size * (dimension + 1) * 8 over the steps still to be read."""
+    def ciphertext_bytes_by_layer(self) -> dict[str, int]:
+        """At the worst step of each layer, size * (dimension + 1) * 8 over all still to be read."""
         last = {port.step: len(self.encoding.steps) for port in self.encoding.outputs}
         for i, step in enumerate(self.encoding.steps):
             for arg in step.args:
                 last[arg] = max(i, last.get(arg, 0))
         writers, _ = self._ports_of_components()
-        alive = peak = 0
+        alive = 0
+        peak: dict[str, int] = {}
         freed: dict[int, int] = defaultdict(int)
         for i, step in enumerate(self.encoding.steps):
             dimension = max((self._sizes(w).big for w in writers.get(self.roots[i], ())), default=0)
             size = step.size * (max(dimension, 1024) + 1) * 8
             alive += size
-            peak = max(peak, alive)
+            peak[step.layer] = max(peak.get(step.layer, 0), alive)
             freed[last.get(i, i)] += size
             alive -= freed.pop(i, 0)
         return peak

@@ -8,7 +8,8 @@ Counted, each an exact formula over the steps that the circuit is traced from:
 
 Estimated, from the price list of one machine (see `cost`):
 
-- `predicted_seconds`: sum of bootstraps times milliseconds at their width;
+- `predicted_seconds`: sum of bootstraps times milliseconds with their parameters; a table of n
+  elements on t threads takes as long as one of the next multiple of t;
 - `key_bytes`: evaluation keys, as they are sent;
 - `peak_memory_bytes`: of the process that runs the circuit: itself, the keys twice (once in Fourier
   form), and the largest sum of ciphertexts alive at one step.
@@ -21,12 +22,15 @@ program seen), and, where client and server share a process, the client's own co
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fhe_compile.cost import PriceList, load_prices
 from fhe_compile.encode import encode
 from fhe_compile.estimate import Estimate
 from fhe_compile.expand import Expanded, expand
+from fhe_compile.failure import EXACT, failure_probability, show_p_error
 from fhe_compile.products import ProductChoice
 from fhe_compile.program import Program
 from fhe_compile.steps import LOOKUP, TRUNCATE, Encoding
@@ -50,13 +54,22 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost. `rows` in the order of execution."""
+    """What a run will cost. `rows` in the order of execution.
+
+    `ciphertext_bytes_by_layer`: the most ciphertext alive at any step of the layer.
+    `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
+    roundings are width 0. `prices`: whose milliseconds these are.
+    """
 
     rows: tuple[PlanRow, ...]
     choices: tuple[ProductChoice, ...]
     max_bit_width: int
     key_bytes: int
     peak_memory_bytes: int
+    p_error: float = EXACT
+    ciphertext_bytes_by_layer: Mapping[str, int] = field(default_factory=dict)
+    key_bytes_by_bit_width: Mapping[int, int] = field(default_factory=dict)
+    prices: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pbs_total(self) -> int:
@@ -94,6 +107,19 @@ class Plan:
         """Seconds of one run on the machine of the price list."""
         return sum(row.ms for row in self.rows) / 1000
 
+    @property
+    def seconds_by_layer(self) -> dict[str, float]:
+        """Predicted seconds by the layer of the model they are spent in."""
+        seconds: dict[str, float] = {}
+        for row in self.rows:
+            seconds[row.layer] = seconds.get(row.layer, 0.0) + row.ms / 1000
+        return seconds
+
+    @property
+    def failure_probability(self) -> float:
+        """The chance that any bootstrap of one run is wrong."""
+        return failure_probability(self.pbs_total, self.p_error)
+
     def to_json(self) -> dict[str, object]:
         """Plain numbers and strings, as in `report.json`."""
         return {
@@ -102,8 +128,14 @@ class Plan:
             "pbs_by_bit_width": {str(bits): n for bits, n in self.pbs_by_bit_width.items()},
             "max_bit_width": self.max_bit_width,
             "predicted_seconds": round(self.predicted_seconds, 3),
+            "seconds_by_layer": {k: round(s, 4) for k, s in self.seconds_by_layer.items()},
+            "p_error": self.p_error,
+            "failure_probability": self.failure_probability,
             "key_bytes": self.key_bytes,
+            "key_bytes_by_bit_width": {str(b): n for b, n in self.key_bytes_by_bit_width.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
+            "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
+            "prices": dict(self.prices),
             "products": {c.node: c.strategy for c in self.choices},
         }
 
@@ -129,29 +161,54 @@ class Plan:
             for line in lines
         ]
         keys, memory = self.key_bytes / 2**20, self.peak_memory_bytes / 2**20
-        return "\n".join([*text, f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB"])
+        text.append(f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB")
+        text.append(
+            f"p_error {show_p_error(self.p_error)} a bootstrap, "
+            f"failure of a run {self.failure_probability:.1e}"
+        )
+        if whose := describe_prices(self.prices):
+            text.append(whose)
+        return "\n".join(text)
 
 
-def plan(program: Program, prices: PriceList | None = None) -> Plan:
-    """Count a program before it is compiled; raises `BitWidthError` where it cannot be."""
-    prices = prices or load_prices()
+def describe_prices(prices: Mapping[str, Any]) -> str:
+    """Whose milliseconds a plan counts in, for people; empty if they name no machine."""
+    if "processor" not in prices:
+        return ""
+    text = f"seconds of {prices['processor']}, {prices['threads']} threads, {prices['date']}"
+    if prices["elsewhere"]:
+        text += (
+            f" ({prices['origin']} list): not this machine, measure it with torusformer calibrate"
+        )
+    return text
+
+
+def plan(program: Program, prices: PriceList | None = None, p_error: float | None = None) -> Plan:
+    """Count a program before it is compiled; raises `BitWidthError` where it cannot be.
+
+    `p_error` is that of the prices, or else 2**-64.
+    """
+    if p_error is None:
+        p_error = prices.p_error if prices else EXACT
+    prices = prices or load_prices(p_error=p_error)
     expanded = expand(program, prices)
-    return plan_encoded(expanded, encode(expanded.program, expanded.known), prices)
+    return plan_encoded(expanded, encode(expanded.program, expanded.known), prices, p_error)
 
 
-def plan_encoded(expanded: Expanded, encoding: Encoding, prices: PriceList | None = None) -> Plan:
+def plan_encoded(
+    expanded: Expanded, encoding: Encoding, prices: PriceList, p_error: float = EXACT
+) -> Plan:
     """`plan` of a program that is expanded and encoded already."""
     _check_widths(encoding)
-    prices = prices or load_prices()
     estimate = Estimate(encoding, prices)
     rows = []
     for step in encoding.steps:
         if step.op == LOOKUP:
             bits = estimate.bits_read(step)
-            ms = step.size * estimate.table_ms(bits)
+            ms = _in_turns(step.size, prices.threads) * estimate.table_ms(bits)
             rows.append(PlanRow(step.tag, step.layer, "table", bits, 0, step.size, ms))
         elif step.op == TRUNCATE:
-            ms = step.size * prices.rounding(step.bits, step.lsbs)
+            ms = _in_turns(step.size, prices.threads) * estimate.round_ms(step)
             pbs = step.size * step.lsbs
             rows.append(PlanRow(step.tag, step.layer, "round", step.bits, step.lsbs, pbs, ms))
     return Plan(
@@ -160,7 +217,16 @@ def plan_encoded(expanded: Expanded, encoding: Encoding, prices: PriceList | Non
         max_bit_width=max((row.bits for row in rows), default=0),
         key_bytes=estimate.key_bytes(),
         peak_memory_bytes=estimate.peak_memory_bytes(),
+        p_error=p_error,
+        ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
+        key_bytes_by_bit_width=estimate.key_bytes_by_bit_width(),
+        prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
     )
+
+
+def _in_turns(size: int, threads: int) -> int:
+    """Elements whose time a table of `size` takes: in the last turn some threads may idle."""
+    return -(-size // threads) * threads
 
 
 def _check_widths(encoding: Encoding) -> None:

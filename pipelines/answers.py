@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_compile import Circuit, Port, Program, compile_program, interpret
+from fhe_compile import Circuit, Port, Program, compile_program, interpret, plan
 from fhe_compile.circuit import Mode
+from fhe_compile.cost import load_prices
+from fhe_compile.expand import expand
+from fhe_compile.failure import EXACT
+from fhe_compile.faults import FaultyInterpreter
 from fhe_compile.ports import dequantize_array
 from fhe_compile.program import IntArray
 from pipelines.values import to_integers
@@ -78,13 +82,15 @@ class Answerer:
 class InProcess(Answerer):
     """A program interpreted ("disable"), or compiled here and simulated or executed."""
 
-    def __init__(self, program: Program, mode: Mode = "disable") -> None:
+    def __init__(self, program: Program, mode: Mode = "disable", p_error: float = EXACT) -> None:
         super().__init__(program.inputs, program.outputs, program.metadata)
         self.program, self.mode = program, mode
         self._circuit: Circuit | None = None
         if mode != "disable":
             with Progress("compile"):
-                self._circuit = compile_program(program, simulate=mode == "simulate")
+                self._circuit = compile_program(
+                    program, p_error=p_error, simulate=mode == "simulate"
+                )
         if self._circuit is not None and mode == "execute":
             with Progress("make keys"):
                 self._circuit.keygen()
@@ -101,6 +107,24 @@ class InProcess(Answerer):
         (port,), (logits,) = self.inputs, self.outputs
         rows = (self.call({port.name: q_x})[logits.name] for q_x in to_integers(port, x))
         return np.array([dequantize_array(logits, q_y).argmax() for q_y in rows], dtype=np.int64)
+
+
+class Faulty(Answerer):
+    """A program interpreted as if its bootstraps failed with `p_error`; `faults` counts those."""
+
+    def __init__(self, program: Program, p_error: float, seed: int) -> None:
+        super().__init__(program.inputs, program.outputs, program.metadata)
+        self.p_error, rng = p_error, np.random.default_rng(seed)
+        prices = load_prices(p_error=p_error)
+        self._interpreter = FaultyInterpreter(expand(program, prices), p_error, rng)
+        self.pbs_total = plan(program, prices).pbs_total
+        self.faults = 0
+
+    def call(self, q_x: Integers) -> Integers:
+        """One run on integers of the ports' shapes, with faults of its own."""
+        run = self._interpreter.run(q_x)
+        self.faults += run.faults
+        return run.outputs
 
 
 class Deployed(Answerer):

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.commands import compile_, demo, lower, plan, run, train
+from pipelines.commands import calibrate, compile_, demo, lower, plan, run, train
 from torusformer import TorusformerError, __version__
 
-COMMANDS = (train, lower, plan, compile_, run, demo)
+COMMANDS = (train, lower, calibrate, plan, compile_, run, demo)
 USER_ERROR = 2
 INTERRUPTED = 130
 

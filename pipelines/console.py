@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fhe_compile.cost import PriceList
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Subparsers = argparse._SubParsersAction  # takes no parameter at run time
@@ -31,6 +35,25 @@ def command(
         description=purpose[0].upper() + purpose[1:] + ".",
         epilog=f"example: {example}",
     )
+
+
+def add_p_error(parser: argparse.ArgumentParser) -> None:
+    """`--p-error`, kept as it was typed: `fhe_compile.failure` reads it."""
+    parser.add_argument(
+        "--p-error",
+        metavar="P",
+        help="chance that a bootstrap fails: exact (2^-64, default), fast (2^-20) or a number",
+    )
+
+
+def noted_prices(said_by: str, p_error: float, path: Path | None = None) -> PriceList:
+    """The price list to count with; what is odd about it goes to stderr."""
+    from fhe_compile.cost import load_prices
+
+    prices = load_prices(path, p_error)
+    if prices.note:
+        print(f"torusformer {said_by}: {prices.note}", file=sys.stderr)
+    return prices
 
 
 def positive(text: str) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from fhe_compile import compile_program, lower, plan, save_deployment, save_program
+from fhe_compile.failure import EXACT
 from pipelines.answers import Deployed, InProcess
+from pipelines.console import noted_prices
 from pipelines.training import QONNX, Recipe, train_into
 from pipelines.values import to_integers
 from quantize import predict
@@ -38,7 +40,9 @@ class _Stages:
         self.seconds[name] = round(time.monotonic() - start, 1)
 
 
-def run_end_to_end(folder: Path, recipe: Recipe, images: int) -> dict[str, Any]:
+def run_end_to_end(
+    folder: Path, recipe: Recipe, images: int, p_error: float = EXACT
+) -> dict[str, Any]:
     """The whole way into `folder`; `images` held-out samples are answered encrypted."""
     task, stage = recipe.task, _Stages()
     with stage("train", f"{recipe.preset} on {task.source}, {len(task.x_train)} samples"):
@@ -50,10 +54,12 @@ def run_end_to_end(folder: Path, recipe: Recipe, images: int) -> dict[str, Any]:
         predicted = clear.classes(task.x_test)
         agreement = predicted == predict(trained.qat, task.x_test).argmax(axis=1)
     with stage("plan", "count bootstraps"):
-        cost = plan(program)
+        prices = noted_prices("demo", p_error)
+        cost = plan(program, prices)
         print(cost.table(), file=sys.stderr)
     with stage("compile", f"{cost.pbs_total} bootstraps to a TFHE circuit"), Progress("compile"):
-        save_deployment(compile_program(program), folder / DEPLOYMENT)
+        circuit = compile_program(program, p_error=p_error, prices=prices)
+        save_deployment(circuit, folder / DEPLOYMENT)
     with stage("keys", "the client makes them, the server gets those for evaluation"):
         deployed = Deployed(folder / DEPLOYMENT)
     with stage("execute", f"{images} held-out samples, encrypted"):
@@ -79,6 +85,7 @@ def run_end_to_end(folder: Path, recipe: Recipe, images: int) -> dict[str, Any]:
         "program_accuracy": float((predicted == task.y_test).mean()),
         "test_count": len(task.x_test),
         "agreement": float(agreement.mean()),
+        "p_error": p_error,
         "plan": cost.to_json(),
         "execute": {
             "count": len(rows),

@@ -16,7 +16,7 @@ from pipelines.cli import COMMANDS, main
 from quantize import QuantTransformer
 from tests.programs import Builder
 
-NAMES = ("train", "lower", "plan", "compile", "run", "demo")
+NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "demo")
 
 
 def classifier() -> Program:
@@ -205,6 +205,7 @@ def test_demo_goes_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert report["preset"] == "tiny"
     assert report["test_count"] == 450
     assert report["agreement"] >= 0.995
+    assert report["p_error"] == report["plan"]["p_error"] == 2**-64
     assert report["execute"]["count"] == 1
     assert report["execute"]["bit_exact"] is True
     assert report["execute"]["seconds"] > 0

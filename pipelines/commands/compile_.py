@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.console import Outcome, Subparsers, command, size
+from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices, size
 from torusformer.folders import require_free
 from torusformer.progress import Progress
 
@@ -20,18 +20,22 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("program", type=Path, metavar="program.onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    add_p_error(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Compile."""
     from fhe_compile import compile_program, load_program, plan, save_deployment
+    from fhe_compile.failure import parse_p_error, show_p_error
 
     require_free(args.out, "deployment")
+    p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
-    plan(program)  # what cannot be compiled is refused before the wait
+    prices = noted_prices("compile", p_error)
+    plan(program, prices)  # what cannot be compiled is refused before the wait
     with Progress("compile"):
-        circuit = compile_program(program)
+        circuit = compile_program(program, p_error=p_error, prices=prices)
         save_deployment(circuit, args.out)
     seconds, key_bytes = circuit.plan.predicted_seconds, circuit.key_bytes
     data = {
@@ -40,9 +44,11 @@ def run(args: argparse.Namespace) -> Outcome:
         "max_bit_width": circuit.plan.max_bit_width,
         "predicted_seconds": round(seconds, 3),
         "key_bytes": key_bytes,
+        "p_error": p_error,
+        "failure_probability": circuit.plan.failure_probability,
     }
     text = (
         f"{args.out}: {circuit.plan.pbs_total} bootstraps, about {seconds:.1f} s an input, "
-        f"evaluation keys {size(key_bytes)}"
+        f"evaluation keys {size(key_bytes)}, p_error {show_p_error(p_error)}"
     )
     return Outcome(data, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.commands.train import add_training_arguments
-from pipelines.console import Outcome, Subparsers, command, percent, positive, table
+from pipelines.console import Outcome, Subparsers, add_p_error, command, percent, positive, table
 from torusformer.folders import output_folder
 
 
@@ -25,6 +25,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=positive, default=3, metavar="N", help="encrypted samples, default 3"
     )
+    add_p_error(parser)
     return parser
 
 
@@ -32,13 +33,14 @@ def run(args: argparse.Namespace) -> Outcome:
     """Do all of it and report."""
     out = args.out or Path("runs") / args.task
     with output_folder(out, "run") as folder:
+        from fhe_compile.failure import parse_p_error
         from pipelines.endtoend import run_end_to_end
         from pipelines.training import Recipe
 
         recipe = Recipe.from_name(
             args.task, args.preset, data=args.data, seed=args.seed, epochs=args.epochs
         )
-        report = run_end_to_end(folder, recipe, args.images)
+        report = run_end_to_end(folder, recipe, args.images, parse_p_error(args.p_error))
     return Outcome(report, _text(report, out))
 
 

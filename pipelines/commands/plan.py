@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Outcome, Subparsers, command
+from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
+
+if TYPE_CHECKING:
+    from fhe_compile import Plan
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -14,15 +18,39 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         subparsers,
         "plan",
         "say what a program costs under encryption: bootstraps, seconds, keys, memory",
-        "torusformer plan program.onnx --json",
+        "torusformer plan program.onnx --p-error fast --chart",
     )
     parser.add_argument("program", type=Path, metavar="program.onnx")
+    parser.add_argument("--compare", type=Path, metavar="other.onnx", help="both, layer by layer")
+    parser.add_argument("--chart", action="store_true", help="bars of seconds by layer")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="the bars as a picture")
+    parser.add_argument(
+        "--prices", type=Path, metavar="FILE", help="a price list of calibrate --out"
+    )
+    add_p_error(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Plan."""
+    """Plan one program or two."""
     from fhe_compile import load_program, plan
+    from fhe_compile.compare import compare, compare_table
+    from fhe_compile.failure import parse_p_error
+    from pipelines.chart import save_chart, terminal_chart
 
-    made = plan(load_program(args.program))
-    return Outcome(made.to_json(), made.table())
+    prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
+    paths = [args.program, *([args.compare] if args.compare else [])]
+    plans: list[tuple[str, Plan]] = [(str(p), plan(load_program(p), prices)) for p in paths]
+    if args.png:
+        save_chart(plans, args.png)
+    data: dict[str, Any] = plans[0][1].to_json()
+    texts = [plans[0][1].table()]
+    if args.compare:
+        (name, first), (other, second) = plans
+        rows = compare(first, second)
+        data |= {"compared_with": second.to_json(), "by_layer": [row.to_json() for row in rows]}
+        texts = [compare_table(rows, (name, other))]
+    if args.chart:
+        titled = len(plans) > 1
+        texts += [(f"{n}\n" if titled else "") + terminal_chart(made) for n, made in plans]
+    return Outcome(data, "\n\n".join(texts))

@@ -8,13 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import Outcome, Subparsers, command, percent, positive, table
+from pipelines.console import (
+    Outcome,
+    Subparsers,
+    add_p_error,
+    command,
+    natural,
+    percent,
+    positive,
+    table,
+)
 from torusformer import InputError
 from torusformer.progress import track
 
 if TYPE_CHECKING:
     from fhe_compile.circuit import Mode
-    from pipelines.answers import Answerer, Integers
+    from pipelines.answers import Answer, Answerer, Faulty, Integers
 
 MODES = ("disable", "simulate", "execute")
 
@@ -43,6 +52,13 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         choices=MODES,
         help="default disable for a program; a deployment always executes",
     )
+    parser.add_argument(
+        "--faults",
+        metavar="P",
+        help="with --fhe disable: bootstraps fail with this probability, as for --p-error",
+    )
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the faults")
+    add_p_error(parser)
     return parser
 
 
@@ -51,9 +67,17 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.deployment and args.fhe not in (None, "execute"):
         raise InputError(f"a deployment only executes; for --fhe {args.fhe} give --program")
     mode: Mode = "execute" if args.deployment else args.fhe or "disable"
+    if args.faults and mode != "disable":
+        raise InputError("--faults is a simulation in the clear; give --program and --fhe disable")
+    if args.p_error and (args.deployment or mode == "disable"):
+        raise InputError(
+            "nothing is compiled, so --p-error changes nothing; give --fhe simulate or execute, "
+            "or --faults for a simulation in the clear"
+        )
 
     from fhe_compile import load_program
-    from pipelines.answers import Deployed, InProcess
+    from fhe_compile.failure import parse_p_error
+    from pipelines.answers import Deployed, Faulty, InProcess
     from pipelines.values import read_samples
 
     model: Answerer
@@ -61,7 +85,10 @@ def run(args: argparse.Namespace) -> Outcome:
         model = Deployed(args.deployment)
     else:
         program = load_program(args.program)
-        model = InProcess(program, mode)
+        if args.faults:
+            model = Faulty(program, parse_p_error(args.faults), args.seed)
+        else:
+            model = InProcess(program, mode, parse_p_error(args.p_error))
     samples: Sequence[Integers]
     truth: list[str] | None
     if args.task:
@@ -70,11 +97,16 @@ def run(args: argparse.Namespace) -> Outcome:
         samples, truth = read_samples(args.input, model.inputs, integers=args.integers), None
     answers = [model.answer(q_x) for q_x in track(samples, f"run --fhe {mode}")]
     results = [answer.to_json() for answer in answers]
-    if args.program and mode != "disable":
+    expected: list[Answer] = []
+    if args.program and (mode != "disable" or args.faults):
         clear = InProcess(program)
-        for result, answer, q_x in zip(results, answers, samples, strict=True):
-            result["bit_exact"] = answer.equals(clear.call(q_x))
-    return _outcome(mode, results, truth)
+        expected = [clear.answer(q_x) for q_x in samples]
+        for result, answer, right in zip(results, answers, expected, strict=True):
+            result["bit_exact"] = answer.equals(right.q_y)
+    outcome = _outcome(mode, results, truth)
+    if isinstance(model, Faulty):
+        return _with_faults(outcome, model, results, expected, truth)
+    return outcome
 
 
 def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers], list[str]]:
@@ -113,3 +145,35 @@ def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) 
         text = f"\n{percent(data['accuracy'])} of {len(truth)} right"
     rows = list(zip(*columns.values(), strict=True))
     return Outcome(data, table(list(columns), rows) + text)
+
+
+def _with_faults(
+    outcome: Outcome,
+    model: Faulty,
+    results: list[dict[str, Any]],
+    expected: list[Answer],
+    truth: list[str] | None,
+) -> Outcome:
+    """What the faults changed: answers are predictions, or where there are none, integers."""
+    bootstraps = model.pbs_total * len(results)
+    changed = sum(
+        not r["bit_exact"] if right.prediction is None else r["prediction"] != right.prediction
+        for r, right in zip(results, expected, strict=True)
+    )
+    data = {
+        **outcome.data,
+        "p_error": model.p_error,
+        "bootstraps": bootstraps,
+        "faults": model.faults,
+        "changed": changed,
+        "bit_exact": sum(bool(r["bit_exact"]) for r in results),
+    }
+    text = (
+        f"{outcome.text}\n{model.faults:,} faults in {bootstraps:,} bootstraps changed "
+        f"{changed} of {len(results)} answers"
+    )
+    if truth is not None:
+        pairs = zip(expected, truth, strict=True)
+        data["accuracy_without_faults"] = sum(a.prediction == t for a, t in pairs) / len(truth)
+        text += f"; without them {percent(data['accuracy_without_faults'])} right"
+    return Outcome(data, text)
