@@ -90,6 +90,7 @@ CASES = [
     (f"{RUN} --deployment deployment --task digits", "not allowed"),
     (f"{RUN} --input x.npy --fhe maybe", "invalid choice"),
     ("run --deployment deployment --input x.npy --fhe simulate", "only executes"),
+    ("run --program program.onnx --input x.npy --jobs 2", "give --deployment"),
     # names
     ("train --preset huge --out new", "digits-small"),
     ("train --task mnist --out new", "digits"),

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.console import Outcome, Subparsers, command, percent, positive, table
 from torusformer import InputError
-from torusformer.progress import track
 
 if TYPE_CHECKING:
     from fhe_compile.circuit import Mode
-    from pipelines.answers import Answerer, Integers
+    from pipelines.answers import Answerer, Answers, Integers
 
 MODES = ("disable", "simulate", "execute")
 
@@ -43,6 +42,14 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         choices=MODES,
         help="default disable for a program; a deployment always executes",
     )
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="J",
+        help="with --deployment: so many server processes of one core, each with its own copy of "
+        "the evaluation keys; default 1, which uses all cores for one input",
+    )
     return parser
 
 
@@ -50,14 +57,18 @@ def run(args: argparse.Namespace) -> Outcome:
     """Answer each sample."""
     if args.deployment and args.fhe not in (None, "execute"):
         raise InputError(f"a deployment only executes; for --fhe {args.fhe} give --program")
+    if args.jobs > 1 and not args.deployment:
+        raise InputError(f"--jobs {args.jobs} shares out a deployment's work; give --deployment")
     mode: Mode = "execute" if args.deployment else args.fhe or "disable"
 
     from fhe_compile import load_program
-    from pipelines.answers import Deployed, InProcess
+    from pipelines.answers import Deployed, DeployedInParallel, InProcess
     from pipelines.values import read_samples
 
     model: Answerer
-    if args.deployment:
+    if args.deployment and args.jobs > 1:
+        model = DeployedInParallel(args.deployment, args.jobs)
+    elif args.deployment:
         model = Deployed(args.deployment)
     else:
         program = load_program(args.program)
@@ -68,13 +79,13 @@ def run(args: argparse.Namespace) -> Outcome:
         samples, truth = _held_out(args, model)
     else:
         samples, truth = read_samples(args.input, model.inputs, integers=args.integers), None
-    answers = [model.answer(q_x) for q_x in track(samples, f"run --fhe {mode}")]
-    results = [answer.to_json() for answer in answers]
+    answers = model.answer_all(samples, f"run --fhe {mode}")
+    results = [answer.to_json() for answer in answers.rows]
     if args.program and mode != "disable":
         clear = InProcess(program)
-        for result, answer, q_x in zip(results, answers, samples, strict=True):
+        for result, answer, q_x in zip(results, answers.rows, samples, strict=True):
             result["bit_exact"] = answer.equals(clear.call(q_x))
-    return _outcome(mode, results, truth)
+    return _outcome(mode, answers, results, truth)
 
 
 def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers], list[str]]:
@@ -96,8 +107,11 @@ def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers]
     return [{port.name: q_x} for q_x in to_integers(port, x)], [task.labels[i] for i in y]
 
 
-def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) -> Outcome:
-    data: dict[str, Any] = {"fhe": mode, "count": len(results), "results": results}
+def _outcome(
+    mode: str, answers: Answers, results: list[dict[str, Any]], truth: list[str] | None
+) -> Outcome:
+    data: dict[str, Any] = {"fhe": mode, "count": len(results), **answers.to_json()}
+    data["results"] = results
     columns: dict[str, list[object]] = {
         "sample": list(range(len(results))),
         "prediction": [r["prediction"] for r in results],
@@ -105,11 +119,12 @@ def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) 
     }
     if results and "bit_exact" in results[0]:
         columns["bit-exact"] = ["yes" if r["bit_exact"] else "NO" for r in results]
-    text = ""
+    text = f"\n{answers.seconds_per_input:.3f} seconds an input: {len(results)} in "
+    text += f"{answers.seconds:.3f} s by {answers.jobs} job{'s' * (answers.jobs > 1)}"
     if truth is not None:
         columns["label"] = list(truth)
         right = sum(r["prediction"] == label for r, label in zip(results, truth, strict=True))
         data["accuracy"] = right / len(truth)
-        text = f"\n{percent(data['accuracy'])} of {len(truth)} right"
+        text += f"\n{percent(data['accuracy'])} of {len(truth)} right"
     rows = list(zip(*columns.values(), strict=True))
     return Outcome(data, table(list(columns), rows) + text)
