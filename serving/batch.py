@@ -119,7 +119,7 @@ class Workers:
             return False
         worker.index, worker.since = index, time.monotonic()
         try:
-            worker.pipe.send_bytes(request)
+            _send(worker.pipe, request)
         except OSError:  # it is gone; `_receive` says how
             self._receive(worker)
         return True
@@ -182,19 +182,34 @@ def _one_thread() -> Iterator[None]:
             os.environ[_THREADS] = before
 
 
+def _send(pipe: Connection, message: bytes) -> None:
+    """Send; OSError if nobody reads.
+
+    Once Concrete has run a circuit, its handler turns the signal of a broken pipe, which Python
+    ignores, into a crash: so the signal is held back and dropped.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        pipe.send_bytes(message)
+    finally:
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(folder: Path, keys: Path, pipe: Connection) -> None:
     """A worker: read the keys, say ready, answer requests until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     try:
         server = Server(folder)
         evaluation_keys = server.load_keys(keys.read_bytes())
-        pipe.send_bytes(_DONE)
+        _send(pipe, _DONE)
         while True:
             request = pipe.recv_bytes()
-            pipe.send_bytes(_DONE + server.run(request, evaluation_keys))
+            _send(pipe, _DONE + server.run(request, evaluation_keys))
     except (EOFError, ConnectionError):  # the parent is done, or gone
         return
     except TorusformerError as error:
-        pipe.send_bytes(_MISTAKE + str(error).encode())
+        _send(pipe, _MISTAKE + str(error).encode())
     except Exception as error:  # whatever Concrete raises, the parent has to hear of it
-        pipe.send_bytes(_BROKEN + f"{type(error).__name__}: {error}".encode())
+        _send(pipe, _BROKEN + f"{type(error).__name__}: {error}".encode())

@@ -12,7 +12,7 @@ import pytest
 from fhe_compile import compile_program, interpret
 from fhe_compile.program import Linear, Port, Program
 from pipelines.cli import main
-from serving import Client, WorkerError, Workers
+from serving import Client, Server, WorkerError, Workers
 from tests.programs import Builder
 from torusformer import ArtifactError, InputError
 
@@ -95,12 +95,14 @@ def test_a_worker_tells_what_is_wrong(deployment: Path, client: Client, keys: by
 
 
 def test_a_worker_that_dies_is_missed(deployment: Path, client: Client, keys: bytes) -> None:
+    request = client.encrypt(SAMPLES[0])
+    Server(deployment).run(request, keys)  # from here on Concrete listens to signals
     with Workers(deployment, keys, jobs=1) as workers:
         process = workers._workers[0].process
         process.kill()
         process.join()
         with pytest.raises(WorkerError, match="worker 1 of 1 ended with exit code -9"):
-            list(workers.run([client.encrypt(SAMPLES[0])]))
+            list(workers.run([request]))
 
 
 def test_a_folder_that_no_worker_can_serve(deployment: Path, keys: bytes, tmp_path: Path) -> None:
