@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.train import add_training_arguments
+from pipelines.commands.train import add_training_arguments, recipe_of
 from pipelines.console import Outcome, Subparsers, command, percent, positive, table
 from torusformer.folders import output_folder
 
@@ -33,12 +33,8 @@ def run(args: argparse.Namespace) -> Outcome:
     out = args.out or Path("runs") / args.task
     with output_folder(out, "run") as folder:
         from pipelines.endtoend import run_end_to_end
-        from pipelines.training import Recipe
 
-        recipe = Recipe.from_name(
-            args.task, args.preset, data=args.data, seed=args.seed, epochs=args.epochs
-        )
-        report = run_end_to_end(folder, recipe, args.images)
+        report = run_end_to_end(folder, recipe_of(args), args.images)
     return Outcome(report, _text(report, out))
 
 
