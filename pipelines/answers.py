@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from fhe_compile.faults import FaultyInterpreter
 from fhe_compile.ports import dequantize_array
 from fhe_compile.program import IntArray
 from pipelines.values import to_integers
-from serving import Client, Server
-from torusformer.progress import Progress
+from serving import Client, Server, Workers
+from torusformer.progress import Progress, track
 
 Integers = Mapping[str, IntArray]
 
@@ -50,6 +52,30 @@ class Answer:
         return {"outputs": outputs, "prediction": self.prediction, "seconds": seconds}
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers in the order of their samples, and the seconds from the first to the last."""
+
+    rows: tuple[Answer, ...]
+    seconds: float
+    jobs: int = 1
+
+    @property
+    def seconds_per_input(self) -> float:
+        """In throughput terms: the whole time shared out among the inputs."""
+        return self.seconds / max(1, len(self.rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """How long one input takes to come back, and how long each one takes of a batch."""
+        latencies = [answer.seconds for answer in self.rows] or [0.0]
+        return {
+            "jobs": self.jobs,
+            "wall_seconds": round(self.seconds, 4),
+            "latency_seconds": round(statistics.median(latencies), 4),
+            "seconds_per_input": round(self.seconds_per_input, 4),
+        }
+
+
 class Answerer:
     """What every way of running has in common; subclasses say how integers become integers."""
 
@@ -66,7 +92,15 @@ class Answerer:
         """One timed run, dequantized; a classifier's largest logit is named."""
         start = time.monotonic()
         q_y = self.call(q_x)
-        seconds = time.monotonic() - start
+        return self._answer(q_y, time.monotonic() - start)
+
+    def answer_all(self, samples: Sequence[Integers], label: str) -> Answers:
+        """All samples, one after the other unless a subclass knows better."""
+        start = time.monotonic()
+        rows = tuple(self.answer(q_x) for q_x in track(samples, label))
+        return Answers(rows, time.monotonic() - start)
+
+    def _answer(self, q_y: Integers, seconds: float) -> Answer:
         reals = {port.name: dequantize_array(port, q_y[port.name]) for port in self.outputs}
         return Answer(q_y, reals, self._prediction(reals), seconds)
 
@@ -127,20 +161,33 @@ class Faulty(Answerer):
         return run.outputs
 
 
-class Deployed(Answerer):
-    """A deployment asked encrypted. Client and server share bytes only, as over a network."""
+class _Asking(Answerer):
+    """The client's side of a deployment, with fresh keys once `make_keys` was called."""
 
     def __init__(self, folder: Path) -> None:
-        self.client, self.server = Client(folder), Server(folder)
+        self.folder, self.client = folder, Client(folder)
         interface = self.client.interface
         super().__init__(
             tuple(encoded.port for encoded in interface.inputs),
             tuple(encoded.port for encoded in interface.outputs),
             interface.metadata,
         )
+
+    def make_keys(self) -> bytes:
+        """The message with the evaluation keys."""
         with Progress("make keys"):
             self.client.keygen()
             message: bytes = self.client.evaluation_keys()
+        return message
+
+
+class Deployed(_Asking):
+    """A deployment asked encrypted. Client and server share bytes only, as over a network."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = Server(folder)
+        message = self.make_keys()
         self.key_bytes = len(message)
         self._keys = self.server.load_keys(message)
 
@@ -149,3 +196,31 @@ class Deployed(Answerer):
         question: bytes = self.client.encrypt(q_x)
         reply: bytes = self.server.run(question, self._keys)
         return self.client.decrypt(reply)
+
+
+class DeployedInParallel(_Asking):
+    """As `Deployed`, but a batch is shared among `jobs` server processes of one core each."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        super().__init__(folder)
+        self.jobs = jobs
+        self._message = self.make_keys()
+        self.key_bytes = len(self._message)
+
+    def call(self, q_x: Integers) -> Integers:
+        """One run, by one worker."""
+        (answer,) = self.answer_all([q_x], "run").rows
+        return answer.q_y
+
+    def answer_all(self, samples: Sequence[Integers], label: str) -> Answers:
+        """All samples; starting the workers is not part of the seconds."""
+        jobs = max(1, min(self.jobs, len(samples)))
+        with ExitStack() as stack:
+            with Progress(f"start {jobs} workers"):
+                workers = stack.enter_context(Workers(self.folder, self._message, jobs))
+            progress = stack.enter_context(Progress(label, total=len(samples)))
+            start, rows = time.monotonic(), []
+            for reply in workers.run(self.client.encrypt(q_x) for q_x in samples):
+                rows.append(self._answer(self.client.decrypt(reply.message), reply.seconds))
+                progress.advance()
+            return Answers(tuple(rows), time.monotonic() - start, jobs)

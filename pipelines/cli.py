@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.commands import calibrate, compile_, demo, lower, plan, run, train
+from pipelines.commands import calibrate, compile_, demo, lower, plan, run, train, tune
 from torusformer import TorusformerError, __version__
 
-COMMANDS = (train, lower, calibrate, plan, compile_, run, demo)
+COMMANDS = (train, lower, calibrate, plan, compile_, run, demo, tune)
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(args.command, f"{place}{error.strerror or error}")
-    except KeyboardInterrupt:
-        print(f"\ntorusformer {args.command}: stopped, nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # a command that keeps what it has says so
+        said = str(stop) or "stopped, nothing was written"
+        print(f"\ntorusformer {args.command}: {said}", file=sys.stderr)
         return INTERRUPTED
     print(json.dumps(outcome.data, indent=2) if args.json else outcome.text)
     return 0

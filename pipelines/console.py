@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,26 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """An argument from zero up: a seed."""
     return _whole(text, least=0)
+
+
+def share(text: str) -> float:
+    """An argument that is a part of one: an accuracy."""
+    return _real(text, most=1, what="a share between 0 and 1, say 0.96")
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time."""
+    return _real(text, most=math.inf, what="a number of seconds above 0, say 5")
+
+
+def _real(text: str, most: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= most or math.isinf(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
 
 
 def _whole(text: str, least: int) -> int:

@@ -13,6 +13,7 @@ import torch
 
 import pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from models import Task, Transformer, TransformerConfig, load_task
+from pipelines.settings import Settings
 from quantize import (
     QuantConfig,
     QuantTransformer,
@@ -48,14 +49,17 @@ class Recipe:
         epochs: int | None = None,
     ) -> Recipe:
         """A preset on a task; `data` replaces its samples, `epochs` the recipe's own numbers."""
-        model = TransformerConfig.from_name(preset)
+        settings = Settings.from_name(preset).train_with(seed=seed, epochs=epochs)
+        return cls.from_settings(task, settings, data=data)
+
+    @classmethod
+    def from_settings(cls, task: str, settings: Settings, *, data: Path | None = None) -> Recipe:
+        """Settings on a task; with `data`, classes and input scale are those of its samples."""
+        model = settings.model
         loaded = load_task(task, data, patch=model.patch, input_shape=model.input_shape)
-        training = TrainConfig.from_name(preset).replace(seed=seed)
-        if epochs is not None:
-            training = training.replace(float_epochs=epochs, qat_epochs=epochs)
         if data is not None:
             model = model.replace(num_classes=loaded.num_classes, input_scale=loaded.input_scale)
-        return cls(loaded, preset, model, QuantConfig.from_name(preset), training)
+        return cls(loaded, settings.name, model, settings.quant, settings.training)
 
     def about(self) -> dict[str, str]:
         """What a program keeps of this: task, preset, class names, how images are cut."""
@@ -82,23 +86,23 @@ class Trained:
         return {"float_accuracy": self.float_accuracy, "qat_accuracy": self.qat_accuracy}
 
 
-def train_into(folder: Path, recipe: Recipe) -> Trained:
+def train_into(folder: Path, recipe: Recipe, *, progress: bool = True) -> Trained:
     """Train the float model, then its quantized twin with the float one as teacher; save both."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Named tensors")  # how Brevitas asks torch
-        return _train_into(folder, recipe)
+        return _train_into(folder, recipe, progress)
 
 
-def _train_into(folder: Path, recipe: Recipe) -> Trained:
+def _train_into(folder: Path, recipe: Recipe, progress: bool) -> Trained:
     task = recipe.task
     torch.manual_seed(recipe.training.seed)
     model = Transformer(recipe.model)
-    train(model, task, recipe.training)
+    train(model, task, recipe.training, progress=progress)
     model.save_pretrained(folder / FLOAT)
 
     qat = to_qat(model, recipe.quant)
     calibrate(qat, task.x_train)
-    train(qat, task, recipe.training, teacher=model)
+    train(qat, task, recipe.training, teacher=model, progress=progress)
     qat.save_pretrained(folder / QAT)
     graph = export_qonnx(qat, task.x_train[:1], folder / QONNX)
     onnx.helper.set_model_props(graph, recipe.about())

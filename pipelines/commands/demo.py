@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.train import add_training_arguments
+from pipelines.commands.train import add_training_arguments, recipe_of
 from pipelines.console import Outcome, Subparsers, add_p_error, command, percent, positive, table
 from torusformer.folders import output_folder
 
@@ -35,12 +35,8 @@ def run(args: argparse.Namespace) -> Outcome:
     with output_folder(out, "run") as folder:
         from fhe_compile.failure import parse_p_error
         from pipelines.endtoend import run_end_to_end
-        from pipelines.training import Recipe
 
-        recipe = Recipe.from_name(
-            args.task, args.preset, data=args.data, seed=args.seed, epochs=args.epochs
-        )
-        report = run_end_to_end(folder, recipe, args.images, parse_p_error(args.p_error))
+        report = run_end_to_end(folder, recipe_of(args), args.images, parse_p_error(args.p_error))
     return Outcome(report, _text(report, out))
 
 

@@ -19,11 +19,10 @@ from pipelines.console import (
     table,
 )
 from torusformer import InputError
-from torusformer.progress import track
 
 if TYPE_CHECKING:
     from fhe_compile.circuit import Mode
-    from pipelines.answers import Answer, Answerer, Faulty, Integers
+    from pipelines.answers import Answer, Answerer, Answers, Faulty, Integers
 
 MODES = ("disable", "simulate", "execute")
 
@@ -59,6 +58,14 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the faults")
     add_p_error(parser)
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="J",
+        help="with --deployment: so many server processes of one core, each with its own copy of "
+        "the evaluation keys; default 1, which uses all cores for one input",
+    )
     return parser
 
 
@@ -66,6 +73,8 @@ def run(args: argparse.Namespace) -> Outcome:
     """Answer each sample."""
     if args.deployment and args.fhe not in (None, "execute"):
         raise InputError(f"a deployment only executes; for --fhe {args.fhe} give --program")
+    if args.jobs > 1 and not args.deployment:
+        raise InputError(f"--jobs {args.jobs} shares out a deployment's work; give --deployment")
     mode: Mode = "execute" if args.deployment else args.fhe or "disable"
     if args.faults and mode != "disable":
         raise InputError("--faults is a simulation in the clear; give --program and --fhe disable")
@@ -77,11 +86,13 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from fhe_compile import load_program
     from fhe_compile.failure import parse_p_error
-    from pipelines.answers import Deployed, Faulty, InProcess
+    from pipelines.answers import Deployed, DeployedInParallel, Faulty, InProcess
     from pipelines.values import read_samples
 
     model: Answerer
-    if args.deployment:
+    if args.deployment and args.jobs > 1:
+        model = DeployedInParallel(args.deployment, args.jobs)
+    elif args.deployment:
         model = Deployed(args.deployment)
     else:
         program = load_program(args.program)
@@ -95,15 +106,15 @@ def run(args: argparse.Namespace) -> Outcome:
         samples, truth = _held_out(args, model)
     else:
         samples, truth = read_samples(args.input, model.inputs, integers=args.integers), None
-    answers = [model.answer(q_x) for q_x in track(samples, f"run --fhe {mode}")]
-    results = [answer.to_json() for answer in answers]
+    answers = model.answer_all(samples, f"run --fhe {mode}")
+    results = [answer.to_json() for answer in answers.rows]
     expected: list[Answer] = []
     if args.program and (mode != "disable" or args.faults):
         clear = InProcess(program)
         expected = [clear.answer(q_x) for q_x in samples]
-        for result, answer, right in zip(results, answers, expected, strict=True):
+        for result, answer, right in zip(results, answers.rows, expected, strict=True):
             result["bit_exact"] = answer.equals(right.q_y)
-    outcome = _outcome(mode, results, truth)
+    outcome = _outcome(mode, answers, results, truth)
     if isinstance(model, Faulty):
         return _with_faults(outcome, model, results, expected, truth)
     return outcome
@@ -128,8 +139,11 @@ def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers]
     return [{port.name: q_x} for q_x in to_integers(port, x)], [task.labels[i] for i in y]
 
 
-def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) -> Outcome:
-    data: dict[str, Any] = {"fhe": mode, "count": len(results), "results": results}
+def _outcome(
+    mode: str, answers: Answers, results: list[dict[str, Any]], truth: list[str] | None
+) -> Outcome:
+    data: dict[str, Any] = {"fhe": mode, "count": len(results), **answers.to_json()}
+    data["results"] = results
     columns: dict[str, list[object]] = {
         "sample": list(range(len(results))),
         "prediction": [r["prediction"] for r in results],
@@ -137,12 +151,13 @@ def _outcome(mode: str, results: list[dict[str, Any]], truth: list[str] | None) 
     }
     if results and "bit_exact" in results[0]:
         columns["bit-exact"] = ["yes" if r["bit_exact"] else "NO" for r in results]
-    text = ""
+    text = f"\n{answers.seconds_per_input:.3f} seconds an input: {len(results)} in "
+    text += f"{answers.seconds:.3f} s by {answers.jobs} job{'s' * (answers.jobs > 1)}"
     if truth is not None:
         columns["label"] = list(truth)
         right = sum(r["prediction"] == label for r, label in zip(results, truth, strict=True))
         data["accuracy"] = right / len(truth)
-        text = f"\n{percent(data['accuracy'])} of {len(truth)} right"
+        text += f"\n{percent(data['accuracy'])} of {len(truth)} right"
     rows = list(zip(*columns.values(), strict=True))
     return Outcome(data, table(list(columns), rows) + text)
 

@@ -1,0 +1,110 @@
+"""`torusformer tune`: presets and limits in; a Pareto front of seconds and accuracy out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pipelines.commands.train import DEFAULT_PRESET
+from pipelines.console import Outcome, Subparsers, command, natural, positive, seconds, share
+
+DEFAULT_TRIALS = 30
+
+
+def add(subparsers: Subparsers) -> argparse.ArgumentParser:
+    """Declare the arguments."""
+    parser = command(
+        subparsers,
+        "tune",
+        "search shapes and bit widths for the cheapest program above an accuracy, or the most "
+        "accurate below a time; the same command goes on after an interruption",
+        "torusformer tune --preset digits-small --max-seconds 5 --trials 40 --out runs/tune",
+    )
+    parser.add_argument("--task", default="digits", metavar="NAME", help="digits")
+    parser.add_argument(
+        "--preset",
+        action="append",
+        metavar="NAME",
+        help=f"where to start, may be given several times; default {DEFAULT_PRESET}",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="your samples: .npz with x and y, .csv with label"
+    )
+    parser.add_argument(
+        "--min-accuracy", type=share, metavar="A", help="wanted on validation samples: 0.96"
+    )
+    parser.add_argument(
+        "--max-seconds", type=seconds, metavar="S", help="that an encrypted input may take: 5"
+    )
+    parser.add_argument(
+        "--trials",
+        type=positive,
+        default=DEFAULT_TRIALS,
+        metavar="N",
+        help=f"candidates to train in all, default {DEFAULT_TRIALS}; those refused by their plan "
+        "do not count",
+    )
+    parser.add_argument(
+        "--fields", metavar="A,B", help="search these alone: dim,act_bit_width; default all"
+    )
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default 0")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="of each of the two trainings")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or to go on")
+    return parser
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Search, and show the front."""
+    from fhe_compile.cost import load_prices
+    from pipelines.front import Limits
+    from pipelines.search_folder import open_study, search_folder
+    from pipelines.search_space import Space
+    from pipelines.settings import Settings
+    from pipelines.tuning import Search, report, run_search
+
+    names = list(dict.fromkeys(args.preset or [DEFAULT_PRESET]))
+    presets = [Settings.from_name(n).train_with(seed=args.seed, epochs=args.epochs) for n in names]
+    fields = args.fields.split(",") if args.fields else None
+    limits = Limits(args.min_accuracy, args.max_seconds)
+    search = Search(args.task, Space.around(presets, fields), limits, args.data, args.seed)
+    for settings in presets:
+        search.recipe(settings)  # samples that cannot be read or do not fit are refused here
+    asked = {
+        "task": args.task,
+        "data": args.data and hashlib.sha256(args.data.read_bytes()).hexdigest(),
+        "presets": [settings.to_dict() for settings in presets],
+        "fields": {name: list(values) for name, values in search.space.choices.items()},
+        "min_accuracy": args.min_accuracy,
+        "max_seconds": args.max_seconds,
+        "seed": args.seed,
+        "prices": dict(load_prices().machine),
+    }
+    try:
+        with search_folder(args.out, asked) as folder:
+            study = open_study(folder)
+            run_search(search, study, folder, args.trials)
+            data = report(search, study, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; {args.out} keeps what is measured, the same command goes on"
+        ) from None
+    return Outcome(data, _text(data, args.out))
+
+
+def _text(data: dict[str, Any], out: Path) -> str:
+    from pipelines.front import front_table
+
+    counts = f"{len(data['measured'])} candidates trained, {len(data['skipped'])} skipped"
+    rows, best = data["front"], data["best"]
+    if not rows:
+        return f"{counts}: none is in reach of the limits; see `skipped` in {out}/front.json"
+    lines = [front_table(rows), "", counts]
+    if best is None:
+        lines.append("none of them is within the limits; take more --trials or other limits")
+    else:
+        (config,) = {row["config"] for row in rows if row["candidate"] == best}
+        lines.append(f"candidate {best} is what was asked for; train and encrypt it with")
+        lines.append(f"torusformer demo {data['task']} --config {out}/{config} --out DIR")
+    return "\n".join([*lines, f"everything is in {out}"])

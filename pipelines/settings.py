@@ -1,0 +1,105 @@
+"""A preset's name or a JSON file in, what to train out: shape, bit widths and recipe.
+
+The file is what `tune` writes into `configs/`, and what `train --config` and `demo --config` read:
+
+>>> {"name": "tiny-3", "model": {...}, "quant": {...}, "training": {...}}  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from models import TransformerConfig
+from quantize import QuantConfig, TrainConfig
+from torusformer import ArtifactError, InputError
+
+PARTS = ("name", "model", "quant", "training")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything of a training that is not data."""
+
+    name: str
+    model: TransformerConfig
+    quant: QuantConfig
+    training: TrainConfig
+
+    @classmethod
+    def from_name(cls, name: str) -> Settings:
+        """A preset."""
+        return cls(
+            name,
+            TransformerConfig.from_name(name),
+            QuantConfig.from_name(name),
+            TrainConfig.from_name(name),
+        )
+
+    def train_with(self, *, seed: int | None = None, epochs: int | None = None) -> Settings:
+        """A copy with another seed or number of epochs; None keeps what is there."""
+        training = self.training
+        if seed is not None:
+            training = training.replace(seed=seed)
+        if epochs is not None:
+            training = training.replace(float_epochs=epochs, qat_epochs=epochs)
+        return dataclasses.replace(self, training=training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "model": self.model.to_dict(),
+            "quant": self.quant.to_dict(),
+            "training": self.training.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Inverse of `to_dict`; raises InputError that names what does not belong."""
+        if missing := [part for part in PARTS if part not in values]:
+            raise InputError(f"has no part {missing[0]!r}")
+        if wrong := [part for part in PARTS[1:] if not isinstance(values[part], dict)]:
+            raise InputError(f"{wrong[0]!r} is no object")
+        return cls(
+            str(values["name"]),
+            TransformerConfig.from_dict(values["model"]),
+            QuantConfig.from_dict(values["quant"]),
+            _training(values["training"]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read the file."""
+        if not path.is_file():
+            raise ArtifactError(f"{path}: no such file; give one of a tuning's configs/")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise InputError("it is no JSON object")
+            return cls.from_dict(values)
+        except (ValueError, TypeError, LookupError) as error:  # InputError is a ValueError
+            raise ArtifactError(
+                f"{path}: is not a configuration to train ({error}); give one of a tuning's "
+                f"configs/"
+            ) from error
+
+
+def _training(values: dict[str, Any]) -> TrainConfig:
+    """A recipe of plain numbers: those of a file may be of any type."""
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name, value in values.items():
+        if name not in fields:
+            raise InputError(f"unknown training setting {name!r}; known: {sorted(fields)}")
+        kind = int if isinstance(fields[name].default, int) else int | float
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise InputError(f"{name} is {value!r}; give a number as {fields[name].default!r}")
+    return TrainConfig(**values)
