@@ -9,7 +9,7 @@ PYTHON := $(shell for p in python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
 endif
 
-.PHONY: help install demo test lint format notebooks clean
+.PHONY: help install demo test lint format bench notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,9 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure it all, about an hour: benchmarks/results.md; ONLY=part,part or QUICK=1 for less
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 notebooks: $(STAMP) ## run the notebooks again and store their outputs
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -18,6 +18,7 @@ LEFT_OF = {
     "fhe_compile": {"torusformer"},
     "serving": {"torusformer", "fhe_compile"},
     "pipelines": {"torusformer", "models", "quantize", "fhe_compile", "serving"},
+    "benchmarks": {"torusformer", "models", "quantize", "fhe_compile", "serving", "pipelines"},
 }
 TRAINING = {"torch", "brevitas"}
 ENCRYPTION = {"concrete"}
@@ -29,6 +30,7 @@ WITHOUT = {
     "fhe_compile": TRAINING | {"sklearn"},
     "serving": TRAINING | {"sklearn", "onnx"},
     "pipelines": set(),
+    "benchmarks": set(),
 }
 FILES = sorted(p for package in LEFT_OF for p in (ROOT / package).rglob("*.py"))
 

@@ -1,0 +1,26 @@
+"""Every part, in the order of measurement: a part stands behind those it needs."""
+
+import pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from benchmarks.parts.attention_only import ATTENTION_ONLY
+from benchmarks.parts.best_digits import BEST_DIGITS
+from benchmarks.parts.digits import DIGITS_FAST, DIGITS_STANDARD
+from benchmarks.parts.growth import GROWTH
+from benchmarks.parts.passes import PASSES
+from benchmarks.parts.prices import EFFICIENCY, PLAN_ERROR, PRICES
+from benchmarks.parts.same_block import DIRECT, SAME_BLOCK
+from benchmarks.parts.scaling import SCALING
+
+PARTS = (
+    PRICES,
+    DIGITS_FAST,
+    EFFICIENCY,
+    SAME_BLOCK,
+    DIRECT,
+    ATTENTION_ONLY,
+    SCALING,
+    PASSES,
+    GROWTH,
+    DIGITS_STANDARD,
+    PLAN_ERROR,
+    BEST_DIGITS,
+)

@@ -1,0 +1,58 @@
+"""Part `passes`: each pass switched off in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.parts.digits import STANDARD
+from benchmarks.render import table
+from benchmarks.runner import Bench, Part
+from benchmarks.untrained import untrained_program
+from fhe_compile import Program
+from fhe_compile.encode import encode
+from fhe_compile.expand import OPTIONAL, expand
+from fhe_compile.plan import plan_encoded
+from torusformer import TorusformerError
+
+ALL = "none"
+
+
+def planned(program: Program, without: frozenset[str]) -> dict[str, Any]:
+    """Bootstraps, widest read and seconds of a program whose expansion leaves passes out."""
+    try:
+        expanded = expand(program, without=without)
+        cost = plan_encoded(expanded, encode(expanded.program, expanded.known))
+    except TorusformerError as error:
+        return {"error": str(error)}
+    seconds = round(cost.predicted_seconds, 3)
+    return {"pbs": cost.pbs_total, "bits": cost.max_bit_width, "predicted_seconds": seconds}
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Plans of two presets without each pass."""
+    rows = []
+    for preset in ("tiny",) if bench.quick else ("digits-small", STANDARD):
+        program = untrained_program(preset)
+        for name in (ALL, *OPTIONAL):
+            without = frozenset() if name == ALL else frozenset({name})
+            key = f"{preset}.{name}"
+            found = bench.keep(key, planned, program, without)
+            rows.append({"preset": preset, "without": name, **found})
+    return {"rows": rows}
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """A row a preset and pass."""
+    head = ("preset", "without", "PBS", "widest bits", "planned s", "message")
+    keys = ("preset", "without", "pbs", "bits", "predicted_seconds", "error")
+    return table(head, [[row.get(key) for key in keys] for row in result["rows"]])
+
+
+PASSES = Part(
+    "passes",
+    "What each pass is worth",
+    "Plans of two presets (untrained) with one pass switched off at a time.",
+    measure,
+    render,
+)
