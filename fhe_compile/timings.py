@@ -113,7 +113,7 @@ def read_timings(path: Path) -> Timings:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; write one with torusformer calibrate --out")
     try:
-        return _parse(path.read_text())
+        return parse_timings(path.read_text())
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: is not a price list of this release; write one with torusformer "
@@ -160,10 +160,11 @@ def find_timings(path: Path | None = None) -> Timings:
 
 @lru_cache(maxsize=1)
 def _shipped() -> Timings:
-    return _parse(resources.files("fhe_compile").joinpath("data/pbs_timings.json").read_text())
+    return parse_timings(resources.files("fhe_compile").joinpath("data/pbs_timings.json").read_text())
 
 
-def _parse(text: str) -> Timings:
+def parse_timings(text: str) -> Timings:
+    """Inverse of `Timings.to_json`; a ValueError, KeyError or TypeError if it is something else."""
     data = json.loads(text)
     if (data["format"], data["format_version"]) != (FORMAT, FORMAT_VERSION):
         raise ValueError(data["format_version"])

@@ -10,6 +10,7 @@ from benchmarks.render import table
 from benchmarks.runner import Bench, Part
 from benchmarks.untrained import untrained_program
 from fhe_compile import Program
+from fhe_compile.cost import load_prices
 from fhe_compile.encode import encode
 from fhe_compile.expand import OPTIONAL, expand
 from fhe_compile.plan import plan_encoded
@@ -22,7 +23,7 @@ def planned(program: Program, without: frozenset[str]) -> dict[str, Any]:
     """Bootstraps, widest read and seconds of a program whose expansion leaves passes out."""
     try:
         expanded = expand(program, without=without)
-        cost = plan_encoded(expanded, encode(expanded.program, expanded.known))
+        cost = plan_encoded(expanded, encode(expanded.program, expanded.known), load_prices())
     except TorusformerError as error:
         return {"error": str(error)}
     seconds = round(cost.predicted_seconds, 3)

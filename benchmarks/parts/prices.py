@@ -17,35 +17,36 @@ from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.untrained import untrained_program
 from fhe_compile import Program, plan
-from fhe_compile.calibrate import calibrate
-from fhe_compile.cost import PriceList, load_prices
+from fhe_compile.calibrate import calibrate, prices_of, samples
+from fhe_compile.cost import PriceList
+from fhe_compile.timings import find_timings, parse_timings
+
+BITS = range(1, 7)
 
 
 def measure_prices(bench: Bench) -> dict[str, Any]:
     """This machine's own time for a bootstrap of every width."""
-    if bench.quick:  # the list that ships with the package
-        prices = load_prices()
-        found = {"machine": prices.machine, "table_ms": prices.table_ms, "shipped": True}
-        return {**found, "round_ms": prices.round_ms}
-    return calibrate()
+    chosen = samples()
+    # In a hurry, the list that ships with the package.
+    timings = find_timings() if bench.quick else calibrate(chosen, lambda: None)
+    return {
+        "timings": timings.to_json(),
+        "table_ms": {
+            name: {str(bits): round(listed.table(bits), 3) for bits in BITS}
+            for name, listed in prices_of(timings).items()
+        },
+    }
 
 
 def prices(bench: Bench) -> PriceList:
     """The list that this run measured."""
-    if bench.quick:
-        return load_prices()
-    path = bench.store.folder / "prices" / "prices.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(bench.result("prices")))
-    load_prices.cache_clear()
-    return load_prices(path)
+    return prices_of(parse_timings(json.dumps(bench.result("prices")["timings"])))["exact"]
 
 
 def render_prices(result: Mapping[str, Any]) -> str:
     """Milliseconds by width."""
-    widths = sorted(result["table_ms"], key=int)
-    rows = [("a table", *(result["table_ms"][bits] for bits in widths))]
-    return table(("ms", *(f"{bits} bits" for bits in widths)), rows)
+    rows = [(name, *of_width.values()) for name, of_width in result["table_ms"].items()]
+    return table(("ms of a table", *(f"{bits} bits" for bits in BITS)), rows)
 
 
 def measure_efficiency(bench: Bench) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def render_plan_error(result: Mapping[str, Any]) -> str:
 PRICES = Part(
     "prices",
     "Bootstraps on this machine",
-    "Milliseconds of one table lookup by the bits it reads, all threads busy.",
+    "Milliseconds of one table lookup by p_error and the bits it reads, all threads busy.",
     measure_prices,
     render_prices,
 )
