@@ -55,6 +55,7 @@ def trace(node: Node, args: list[Any], ranges: Mapping[str, Interval]) -> Any:
             ends = Port("", (), int(reach.lo.min()), int(reach.hi.max()))
             wide = fhe.hint(args[0], bit_width=ends.bit_width)
             kept = fhe.truncate_bit_pattern(wide, lsbs_to_remove=node.lsbs)
+            kept = fhe.hint(kept, bit_width=ends.bit_width)
             return kept // 2**node.lsbs
         case Sum():
             return np.sum(args[0], axis=node.axes, keepdims=node.keepdims)
