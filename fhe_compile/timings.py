@@ -160,7 +160,8 @@ def find_timings(path: Path | None = None) -> Timings:
 
 @lru_cache(maxsize=1)
 def _shipped() -> Timings:
-    return parse_timings(resources.files("fhe_compile").joinpath("data/pbs_timings.json").read_text())
+    file = resources.files("fhe_compile").joinpath("data/pbs_timings.json")
+    return parse_timings(file.read_text())
 
 
 def parse_timings(text: str) -> Timings:
