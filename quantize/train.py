@@ -75,7 +75,7 @@ class TrainConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "digits-small": {"qat_epochs": 120, "augment": 0.3, "qat_learning_rate": 5e-3},
+    "digits-small": {"qat_epochs": 300, "augment": 0.3, "qat_learning_rate": 5e-3},
     "digits-standard": {"qat_epochs": 100, "augment": 0.5, "qat_learning_rate": 4e-3},
     "tiny": {"float_epochs": 20, "qat_epochs": 10, "augment": 0.0, "qat_learning_rate": 5e-3},
 }
