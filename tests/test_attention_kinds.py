@@ -68,9 +68,12 @@ def test_program_computes_what_the_quantized_model_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "softmax"])
-def test_decrypted_answer_is_that_of_the_program(kind: str, tmp_path: Path) -> None:
-    _, program = quantized(kind, "first", tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [("softmax", "query"), *((kind, "first") for kind in KINDS if kind != "softmax")],
+)
+def test_decrypted_answer_is_that_of_the_program(kind: str, pooling: str, tmp_path: Path) -> None:
+    _, program = quantized(kind, pooling, tmp_path)
     circuit = compile_program(program)
     (port,) = program.inputs
     x = np.random.default_rng(0).integers(port.lo, port.hi + 1, port.shape)
