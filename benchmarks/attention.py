@@ -32,11 +32,23 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Low bits of a product that are left out, so that its sums stay narrow.
+
+    `no_rows` leaves T(x) out too: what is then added is the same for a whole row, and softmax
+    ignores it.
+    """
+
+    drop: int = 0
+    no_rows: bool = False
+
+
+@dataclass(frozen=True)
 class AttentionConfig:
     """`bits` of q, k and v; what is kept of a score, of exp, of their sum and of a weight.
 
     `temperature` is the standard deviation of the logits for inputs drawn at random, so that a
-    softmax is neither flat nor a maximum.
+    softmax is neither flat nor a maximum. `narrow` leaves out the lowest integer of q, k and v.
     """
 
     tokens: int = 8
@@ -48,9 +60,10 @@ class AttentionConfig:
     sum_bits: int = 6
     log_bits: int = 4
     weight_bits: int = 3
-    score_drop: int = 0
-    context_drop: int = 0
+    score_cut: Cut = Cut()
+    context_cut: Cut = Cut()
     temperature: float = 1.0
+    narrow: bool = False
 
     @property
     def deviation(self) -> float:
@@ -75,17 +88,22 @@ class _Attention:
         self.config, self.builder = config, Builder()
         top = 2 ** (config.bits - 1)
         for name in "qkv":
-            self.builder.add_input(Port(name, config.port_shape, -top, top - 1))
+            self.builder.add_input(Port(name, config.port_shape, config.narrow - top, top - 1))
 
     def span(self, value: str) -> tuple[int, int]:
         reach = self.builder.ranges[value]
         return int(reach.lo.min()), int(reach.hi.max())
 
     def table(self, layer: str, x: str, function: Callable[[IntArray], FloatArray]) -> str:
-        """round(function(x)) for every x of the proved range."""
+        """round(function(x)) for every x of the proved range.
+
+        `function` may give several rows: one table for each element of the last axis.
+        """
         lo, hi = self.span(x)
         values = np.rint(function(np.arange(lo, hi + 1))).astype(np.int64)
-        return self.builder.emit(Table, layer, (x,), offset=np.array(-lo), values=values)
+        starts = np.arange(values.size // (hi - lo + 1)) * (hi - lo + 1)
+        offset = starts - lo if starts.size > 1 else np.array(-lo)
+        return self.builder.emit(Table, layer, (x,), offset=offset, values=values.ravel())
 
     def rounded(self, layer: str, x: str, bits: int) -> tuple[str, int]:
         """The nearest multiple of 2^lsbs, over 2^lsbs, that has `bits` bits; and lsbs."""
@@ -95,37 +113,43 @@ class _Attention:
             2**bits
         ):
             lsbs += 1
-        if not lsbs:
-            return x, 0
-        half = self.builder.emit(AddConst, layer, (x,), value=np.array(2 ** (lsbs - 1)))
-        return self.builder.emit(Round, layer, (half,), lsbs=lsbs), lsbs
+        return self.shifted(layer, x, lsbs), lsbs
 
-    def product(self, layer: str, x: str, y: str, drop: int) -> str:
-        """x yᵀ over 2^drop, its square tables rounded to whole numbers: (h, M, K), (h, N, K).
+    def product(self, layer: str, x: str, y: str, cut: Cut) -> str:
+        """x yᵀ over 2^drop, rounded: x (h, M, K), y (h, N, K), result (h, M, N).
 
-        2 x y = (x + y)² - x² - y², with T(n) = n (n + e) / 2 as in `fhe_compile.products`. What is
-        dropped inside a table costs nothing and leaves the sums narrower.
+        x y = T(x + y) - T(x) - T(y) with T(n) = n (n - 2c) / 2, as in `fhe_compile.products`. What
+        is dropped inside a table costs nothing and leaves the sums narrower. The tables of
+        neighbours along K round up at different fractions, so that equal terms lose nothing:
+        floor(t) + floor(t + 1/2) = floor(2t).
         """
         (h, m, depth), (_, n, _) = (self.builder.ranges[name].shape for name in (x, y))
         (lo, hi), (lo_y, hi_y) = self.span(x), self.span(y)
-        e = -(lo + lo_y + hi + hi_y)
-        e += e % 2 == 0
+        twice_centre = lo + lo_y + hi + hi_y
+        phases = (np.arange(depth) + 0.5) % 2**cut.drop / 2**cut.drop if cut.drop else [0.5]
 
         def half_square(values: IntArray) -> FloatArray:
-            result: FloatArray = values * (values + e) / 2 / 2**drop
-            return result
+            whole = values * (values - twice_centre) / 2 / 2**cut.drop
+            return np.floor(whole + np.reshape(phases, (-1, 1)))
 
         emit = self.builder.emit
         left = emit(Reshape, layer, (x,), shape=(h, m, 1, depth))
         right = emit(Reshape, layer, (y,), shape=(h, 1, n, depth))
         pairs = self.table(layer, emit(Add, layer, (left, right)), half_square)
         total = emit(Sum, layer, (pairs,), axes=(3,), keepdims=False)  # (h, M, N)
-        for name, shape in ((x, (h, m, 1)), (y, (h, 1, n))):
+        for name, shape in ((x, (h, m, 1)), (y, (h, 1, n)))[cut.no_rows :]:
             alone = emit(
                 Sum, layer, (self.table(layer, name, half_square),), axes=(2,), keepdims=False
             )
             total = emit(Sub, layer, (total, emit(Reshape, layer, (alone,), shape=shape)))
         return total
+
+    def shifted(self, layer: str, x: str, lsbs: int) -> str:
+        """The nearest whole number to x / 2^lsbs."""
+        if not lsbs:
+            return x
+        half = self.builder.emit(AddConst, layer, (x,), value=np.array(2 ** (lsbs - 1)))
+        return self.builder.emit(Round, layer, (half,), lsbs=lsbs)
 
     def program(self, context: str, scale: float) -> Program:
         lo, hi = self.span(context)
@@ -136,12 +160,12 @@ class _Attention:
 def softmax_program(config: AttentionConfig) -> Program:
     """softmax(q kᵀ) v as exp(p - log Σ exp p): tables around one sum, and two products."""
     a = _Attention(config)
-    scores = a.product("scores", "q", "k", config.score_drop)  # (h, T, T)
+    scores = a.product("scores", "q", "k", config.score_cut)  # (h, T, T)
     rounded, lsbs = a.rounded("scores", scores, config.score_bits)
     # Logits in steps of `step`: as fine as the log has bits for its own range.
     deepest = math.log(config.tokens) + 3 * config.temperature
     step = deepest / 2 ** (config.log_bits - 1)
-    unit = config.score_step * 2 ** (lsbs + config.score_drop)
+    unit = config.score_step * 2 ** (lsbs + config.score_cut.drop)
     top = 2 ** (config.log_bits - 1)
     logit = a.table("softmax", rounded, lambda n: np.clip(np.rint(n * unit / step), -top, top - 1))
     most = 2**config.exp_bits - 1
@@ -159,8 +183,8 @@ def softmax_program(config: AttentionConfig) -> Program:
     one = 2**config.weight_bits - 1
     weights = a.table("softmax", difference, lambda n: np.clip(one * np.exp(n * step), 0, one))
     turned = a.builder.emit(Transpose, "context", ("v",), perm=(0, 2, 1))
-    context = a.product("context", weights, turned, config.context_drop)
-    return a.program(context, 2**config.context_drop / one)
+    context = a.product("context", weights, turned, config.context_cut)
+    return a.program(context, 2**config.context_cut.drop / one)
 
 
 def inhibitor_program(config: AttentionConfig) -> Program:
@@ -192,7 +216,7 @@ def random_inputs(config: AttentionConfig, seed: int) -> dict[str, IntArray]:
 
     def draw() -> IntArray:
         x = np.rint(rng.normal(0, config.deviation, config.port_shape))
-        return np.clip(x, -top, top - 1).astype(np.int64)
+        return np.clip(x, config.narrow - top, top - 1).astype(np.int64)
 
     return {name: draw() for name in "qkv"}
 

@@ -7,16 +7,26 @@ from dataclasses import dataclass
 
 from fhe_compile.bounds import Interval
 from fhe_compile.cost import PriceList, load_prices
+from fhe_compile.passes.common_factors import remove_common_factors
 from fhe_compile.passes.common_values import merge_common_values
+from fhe_compile.passes.dead_channels import remove_dead_channels
 from fhe_compile.passes.dead_nodes import remove_dead_nodes
 from fhe_compile.passes.fold_constants import fold_constants
 from fhe_compile.passes.fuse_tables import fuse_tables
 from fhe_compile.passes.sink_rounds import sink_rounds
+from fhe_compile.passes.tile_products import MEMORY_LIMIT, tile_products
 from fhe_compile.products import ProductChoice, expand_products
 from fhe_compile.program import Program
 
 # A program can do without these; it only costs more. The others give it the form TFHE has.
-OPTIONAL = ("fold_constants", "fuse_tables", "merge_common_values", "remove_dead_nodes")
+OPTIONAL = (
+    "fold_constants",
+    "fuse_tables",
+    "merge_common_values",
+    "remove_common_factors",
+    "remove_dead_channels",
+    "remove_dead_nodes",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +39,38 @@ class Expanded:
 
 
 def expand(
-    program: Program, prices: PriceList | None = None, without: Collection[str] = ()
+    program: Program,
+    prices: PriceList | None = None,
+    without: Collection[str] = (),
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Expanded:
     """Rewrite to what TFHE has; the outputs keep their names, shapes and integers.
 
-    `without` leaves some of the `OPTIONAL` passes out, to see what they are worth.
+    `without` leaves some of the `OPTIONAL` passes out, to see what they are worth. No ciphertexts
+    of a product's terms fill more than `memory_limit` bytes at once.
     """
     before = (
         remove_dead_nodes,
         fold_constants,
         merge_common_values,
+        remove_dead_channels,
+        remove_common_factors,
         sink_rounds,
         remove_dead_nodes,
-        fuse_tables,
     )
     for rewrite in before:
         if rewrite.__name__ not in without:
             program = rewrite(program)
-    program, known, choices = expand_products(program, prices or load_prices())
+    prices = prices or load_prices()
+    if "fuse_tables" not in without:
+        program = fuse_tables(program, prices=prices)
+    program = tile_products(program, memory_limit)
+    program, known, choices = expand_products(program, prices)
     for rewrite in (merge_common_values, remove_dead_nodes):
         if rewrite.__name__ not in without:
             program = rewrite(program)
     if "fuse_tables" not in without:
-        program = fuse_tables(program, known)
+        program = fuse_tables(program, known, prices)
     names = {node.name for node in program.nodes}
     known = {name: interval for name, interval in known.items() if name in names}
     return Expanded(program, known, tuple(choices))

@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention import CODES, INHIBITOR_SHIFT, QUAD_SHIFT, codes, table_scores
+from models.attention import (
+    CODES,
+    INHIBITOR_SHIFT,
+    QUAD_SHIFT,
+    Attention,
+    codes,
+    table_scores,
+)
 from models.config import TransformerConfig
 from quantize.config import QuantConfig
 from quantize.layers import AccumulatorRounding, RoundedLinear, matmul
@@ -201,3 +208,13 @@ def build_attention(
         return QuantQueryAttention(model, config)
     kinds = {"table": QuantTableAttention, "inhibitor": QuantInhibitor}
     return kinds.get(model.attention, QuantAttention)(model, config)
+
+
+def asked(attention: Attention, query: Tensor) -> Tensor:
+    """Scores of one query (1, dim) as a linear map (heads, dim), but for an offset a head.
+
+    Softmax ignores that offset.
+    """
+    q = attention.query(query).reshape(attention.heads, attention.head_dim, 1)
+    k = attention.key.weight.reshape(attention.heads, attention.head_dim, -1)
+    return (q * k).sum(1) / math.sqrt(attention.head_dim)

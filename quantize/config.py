@@ -26,6 +26,8 @@ class QuantConfig:
     `statistic_bit_width` is the limit for sums of which there is one a row (norms, softmax), so
     they may be wider; `raw_sum_bit_width` limits them before their rounding, group by group.
     `square_bit_width` are the bits of a layer norm's squares, all of them where it is None.
+    `fold_mean` takes a layer norm's mean out of the weights of what writes into the residual
+    stream (arXiv 2401.15024): an RMS norm is left, two tables and many roundings a token cheaper.
 
     `sum_bit_width` is the widest a linear layer's sum may be before that rounding: the weights'
     L1 norm is held below what it allows; `embed_sum_bit_width` is that of the embedding, where it
@@ -54,6 +56,7 @@ class QuantConfig:
     norm_bit_width: int = 3
     square_bit_width: int | None = None
     rsqrt_bit_width: int = 2
+    fold_mean: bool = False
     head_weight_bit_width: int = 4
     head_sum_bit_width: int = 10
     weight_quant: WeightQuant = "bounded"

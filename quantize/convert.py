@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
@@ -10,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.attention import Attention
 from models.norms import BatchNorm
 from models.transformer import Transformer
-from quantize.attention import QuantQueryAttention, QuantTableAttention
+from quantize.attention import QuantQueryAttention, QuantTableAttention, asked
 from quantize.config import QuantConfig
 from quantize.layers import QuantHead, RoundedLinear
 from quantize.quantizers import ActQuant
@@ -38,6 +36,9 @@ def _copy_norm(source: nn.Module, target: nn.Module) -> None:
 def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
     """Quantize a trained float model; `calibrate` it next, then train on."""
     qat = QuantTransformer(model.config, config)
+    if qat.folded is not None:
+        qat.folded.fold(model.eval())
+        return qat
     # Scales of weights start from the weights, so these are copied before the first forward.
     _copy_linear(model.embed, qat.embed)
     _copy_linear(model.head, qat.head)
@@ -53,17 +54,25 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
             _copy_linear(getattr(source.attention, name), getattr(target.attention, name))
         if asks:
             target.query.copy_(model.query)
-            target.attention.score.linear.weight.copy_(_asked(source.attention, model.query))
+            target.attention.score.linear.weight.copy_(asked(source.attention, model.query))
         _copy_linear(source.up, target.up)
         _copy_linear(source.down, target.down)
+    if model.config.norm == "layer" and config.fold_mean:
+        _fold_mean(qat)
     return qat
 
 
-def _asked(attention: Attention, query: Tensor) -> Tensor:
-    """Scores of one query (1, dim) as a linear map (heads, dim); softmax ignores their offset."""
-    q = attention.query(query).reshape(attention.heads, attention.head_dim, 1)
-    k = attention.key.weight.reshape(attention.heads, attention.head_dim, -1)
-    return (q * k).sum(1) / math.sqrt(attention.head_dim)
+def _fold_mean(qat: QuantTransformer) -> None:
+    """Let nothing with a mean over channels into the residual stream; layer norms stay the same."""
+    writers = [qat.embed, *(w for b in qat.blocks for w in (b.attention.out, b.down))]
+    for layer in writers:
+        assert isinstance(layer, RoundedLinear)
+        layer.linear.weight.sub_(layer.linear.weight.mean(0))
+        layer.bias.sub_(layer.bias.mean())
+    qat.positions.sub_(qat.positions.mean(1, keepdim=True))
+    if isinstance(qat.blocks[-1].attention, QuantQueryAttention):
+        query = qat.blocks[-1].query
+        query.sub_(query.mean())
 
 
 def best_scale(values: Tensor, lo: float, hi: float) -> float:

@@ -144,15 +144,6 @@ class RoundedLinear(nn.Module):
         return self.rounding(self.accumulate(x), bias).value
 
 
-class GridLinear(RoundedLinear):
-    """The same with its range, for what reads it unquantized."""
-
-    def forward(self, x: Grid, offset: Tensor | None = None) -> Grid:  # type: ignore[override]
-        """(..., in) to (..., out)."""
-        bias = self.bias if offset is None else self.bias + offset
-        return self.rounding(self.accumulate(x), bias)
-
-
 class QuantHead(nn.Module):
     """Logits: one weight scale for all classes, a float bias that the client adds."""
 

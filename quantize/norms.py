@@ -80,4 +80,4 @@ def build_quant_norm(kind: Norm, dim: int, config: QuantConfig) -> nn.Module:
     """The table form of the norm named `kind`."""
     if kind == "batch":
         return QuantAffine(dim, config)
-    return QuantLayerNorm(dim, config, centred=kind == "layer")
+    return QuantLayerNorm(dim, config, centred=kind == "layer" and not config.fold_mean)

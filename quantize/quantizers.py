@@ -209,10 +209,22 @@ def quantize_to(x: Tensor, scale: Tensor, bit_width: int) -> Tensor:
     return torch.clamp(round_ste(x / scale), -top, top - 1) * scale
 
 
-def build_activation(config: QuantConfig, *, signed: bool = True) -> ActQuant:
+def build_activation(
+    config: QuantConfig, *, signed: bool = True, share_scale_of: ActQuant | None = None
+) -> ActQuant:
     """What a linear layer reads: `act_bit_width` bits, of which one alone has no sign."""
     signed = signed and config.act_bit_width > 1
-    return ActQuant(config.act_bit_width, signed=signed, narrow=config.act_narrow)
+    return ActQuant(
+        config.act_bit_width,
+        signed=signed,
+        narrow=config.act_narrow,
+        share_scale_of=share_scale_of,
+    )
+
+
+def build_branch(config: QuantConfig, stream: ActQuant) -> ActQuant:
+    """What is added to the residual stream, on the grid of `stream`."""
+    return ActQuant(config.branch_bit_width, narrow=config.act_narrow, share_scale_of=stream)
 
 
 def _l1_limit(sum_bit_width: int, input_span: int) -> float:

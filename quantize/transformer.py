@@ -11,9 +11,10 @@ from models.checkpoint import load_folder, save_folder
 from models.config import TransformerConfig
 from quantize.attention import QuantQueryAttention, build_attention
 from quantize.config import QuantConfig
-from quantize.layers import GridLinear, GroupedSum, QuantHead, RoundedLinear, add
+from quantize.folded import FoldedBlock, folds
+from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add
 from quantize.norms import build_quant_norm
-from quantize.quantizers import ActQuant, Grid, build_activation
+from quantize.quantizers import ActQuant, Grid, build_activation, build_branch
 
 KIND = "torusformer.quant-transformer"
 
@@ -38,14 +39,14 @@ class QuantBlock(nn.Module):
             self.query = nn.Parameter(torch.zeros(1, model.dim))
             self.attention_quant = stream = ActQuant(config.residual_bit_width)
         else:
-            self.attention_quant = ActQuant(config.branch_bit_width, share_scale_of=stream)
+            self.attention_quant = build_branch(config, stream)
         self.norm2 = build_quant_norm(model.norm, model.dim, config)
         self.up = RoundedLinear(model.dim, model.mlp_dim, config)
         self.activation = nn.GELU() if model.activation == "gelu" else nn.ReLU()
         # Unsigned: what GELU leaves below zero is less than one step.
         self.activation_quant = build_activation(config, signed=False)
         self.down = RoundedLinear(model.mlp_dim, model.dim, config, into_stream=True)
-        self.mlp_quant = ActQuant(config.branch_bit_width, share_scale_of=stream)
+        self.mlp_quant = build_branch(config, stream)
 
     def forward(self, x: Grid) -> Grid:
         """(B, T, dim) to (B, T, dim), or to (B, 1, dim) for a query."""
@@ -67,10 +68,11 @@ class QuantTransformer(nn.Module):
         self.model_config, self.config = model, config
         self.input_quant = ActQuant(config.input_bit_width, signed=False)
         self.input_quant.requires_grad_(False)  # the client's grid: set once, free of ties
+        self.folded = FoldedBlock(model, config) if folds(model) else None
+        if self.folded is not None:
+            return
         asking = model.layers - 1 if model.pooling == "query" else model.layers
-        # Where the only block asks, a norm alone reads the embedding: one table fewer.
-        self.has_stream = asking > 0 or model.norm != "batch"
-        self.embed = GridLinear(
+        self.embed = RoundedLinear(
             model.features,
             model.dim,
             config,
@@ -79,7 +81,7 @@ class QuantTransformer(nn.Module):
             into_stream=True,
         )
         self.positions = nn.Parameter(torch.zeros(model.tokens, model.dim))
-        self.stream_quant = ActQuant(config.residual_bit_width)
+        self.stream_quant = ActQuant(config.residual_bit_width, narrow=config.act_narrow)
         self.blocks = nn.ModuleList(
             QuantBlock(model, config, self.stream_quant if i < asking else None)
             for i in range(model.layers)
@@ -93,8 +95,10 @@ class QuantTransformer(nn.Module):
         pixels: Grid = self.input_quant(x)
         unit = 1 / self.model_config.input_scale
         pixels = pixels._replace(value=pixels.value * unit, scale=pixels.scale * unit)
-        embedded: Grid = self.embed(pixels, self.positions)
-        stream: Grid = self.stream_quant(embedded.value) if self.has_stream else embedded
+        if self.folded is not None:
+            logits: Tensor = self.folded(pixels)
+            return logits
+        stream: Grid = self.stream_quant(self.embed(pixels, self.positions))
         for block in self.blocks:
             stream = block(stream)
         return self.head(self.norm(self._pool(stream)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.attention import (
     AttentionConfig,
+    Cut,
     random_inputs,
     softmax_program,
     softmax_reference,
@@ -30,9 +31,12 @@ PEERS = (
 LARGEST_ERROR = 0.6
 VARIANTS: dict[str, AttentionConfig] = {
     "products in full": AttentionConfig(),
-    "scores without 2 low bits": AttentionConfig(score_drop=2),
-    "scores without 3 low bits": AttentionConfig(score_drop=3),
-    "scores without 4 low bits, context 3": AttentionConfig(score_drop=4, context_drop=3),
+    "scores without 3 low bits, context without 2": AttentionConfig(
+        score_cut=Cut(3), context_cut=Cut(2), exp_bits=5
+    ),
+    "the same on 15 levels, without the constant of a row": AttentionConfig(
+        score_cut=Cut(3, no_rows=True), context_cut=Cut(2), exp_bits=5, narrow=True
+    ),
 }
 
 

@@ -1,47 +1,112 @@
-"""A table of a table is one table.
+"""A table of a table is one table, also where clear factors and offsets lie in between.
 
-Only where the inner one has no other reader: else its own, narrower, result is cheaper to read.
+1. Only one reader: the inner table goes.
+2. Several readers, all of them tables: the inner table goes too where they may read what it reads
+   for no more than they save, by the price list.
 
 Worked example: values [0, 1, 1] read by values [5, 7] is values [5, 7, 7].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import Node, Program, Table
+from fhe_compile.cost import PriceList, load_prices
+from fhe_compile.program import AddConst, IntArray, Node, Program, Scale, Table
 
 
-def fuse_tables(program: Program, known: Mapping[str, Interval] | None = None) -> Program:
-    """The same program without a `Table` that a single other `Table` reads.
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """A table and the element-wise nodes between it and the table before, first one first."""
+
+    between: tuple[AddConst | Scale, ...]
+    table: Table
+
+
+def fuse_tables(
+    program: Program,
+    known: Mapping[str, Interval] | None = None,
+    prices: PriceList | None = None,
+) -> Program:
+    """The same program without tables whose only readers are tables.
 
     `known` holds ranges proved before products were expanded, which interval arithmetic over the
     expanded form cannot see.
     """
     readers, ranges = program.consumers(), analyze(program, known)
     outputs = {port.name for port in program.outputs}
-    nodes: dict[str, Node] = {}
+    prices = prices or load_prices()
+    nodes = {node.name: node for node in program.nodes}
     for node in program.nodes:
-        if isinstance(node, Table):
-            inner = nodes.get(node.inputs[0])
-            single = inner is not None and len(readers[inner.name]) == 1
-            if isinstance(inner, Table) and single and inner.name not in outputs:
-                node = _compose(inner, node, ranges[inner.name].shape)
-                del nodes[inner.name]
-        nodes[node.name] = node
+        inner = nodes.get(node.name)
+        if not isinstance(inner, Table) or inner.name in outputs:
+            continue
+        found = _readers(inner.name, readers, outputs)
+        if not found or not _pays(inner, found, ranges, prices):
+            continue
+        for reader in found:
+            for between in reader.between:
+                nodes.pop(between.name, None)
+            outer = nodes[reader.table.name]
+            assert isinstance(outer, Table)
+            shape = ranges[outer.name].shape
+            nodes[outer.name] = _compose(inner, reader.between, outer, shape)
+        del nodes[inner.name]
     return program.replace(nodes=tuple(nodes.values()))
 
 
-def _compose(inner: Table, outer: Table, shape: tuple[int, ...]) -> Table:
-    offsets, which = np.unique(outer.offset, return_inverse=True)
-    # One copy of the inner table for each offset of the outer, laid end to end. Entries that no
+def _readers(
+    name: str, readers: Mapping[str, Sequence[Node]], outputs: set[str]
+) -> list[_Reader] | None:
+    """The tables that read a value; None if anything else does."""
+    found = []
+    for node in readers.get(name, []):
+        between: list[AddConst | Scale] = []
+        while isinstance(node, AddConst | Scale) and node.name not in outputs:
+            between.append(node)
+            after = readers.get(node.name, [])
+            if len(after) != 1:
+                return None
+            node = after[0]
+        if not isinstance(node, Table):
+            return None
+        found.append(_Reader(tuple(between), node))
+    return found
+
+
+def _pays(
+    inner: Table, found: list[_Reader], ranges: Mapping[str, Interval], prices: PriceList
+) -> bool:
+    if len(found) == 1:
+        return True
+    wide = prices.table(ranges[inner.inputs[0]].span_bits)
+    ends = [(r.between[-1] if r.between else inner).name for r in found]
+    now = wide + sum(prices.table(ranges[end].span_bits) for end in ends)
+    return len(found) * wide <= now
+
+
+def _compose(
+    inner: Table, between: Sequence[AddConst | Scale], outer: Table, shape: tuple[int, ...]
+) -> Table:
+    gain, shift = np.array(1), np.array(0)
+    for node in between:
+        if isinstance(node, Scale):
+            gain, shift = gain * node.factor, shift * node.factor
+        else:
+            shift = shift + node.value
+    gain, shift = np.broadcast_arrays(gain, shift + outer.offset)
+    pairs, which = np.unique(
+        np.stack([gain.ravel(), shift.ravel()], axis=1), axis=0, return_inverse=True
+    )
+    # One copy of the inner table for each way its result is read, laid end to end. Entries that no
     # input reaches may point outside of the outer table: any value will do there.
-    index = np.clip(inner.values + offsets[:, None], 0, len(outer.values) - 1)
-    copy = which.reshape(outer.offset.shape) * len(inner.values)
-    offset = inner.offset + (copy if len(offsets) > 1 else 0)
+    index = np.clip(inner.values * pairs[:, :1] + pairs[:, 1:], 0, len(outer.values) - 1)
+    copy: IntArray = which.reshape(gain.shape) * len(inner.values)
+    offset = inner.offset + (copy if len(pairs) > 1 else 0)
     assert np.broadcast_shapes(np.shape(offset), shape) == shape
     return Table(
         outer.name, outer.layer, inner.inputs, np.asarray(offset), outer.values[index].ravel()

@@ -1,0 +1,126 @@
+"""Take common factors out of sums, so that the tables that read them are narrower.
+
+1. A channel whose table only gives r, r + g, r + 2g, ... gives 0, 1, 2, ... instead; the factor g
+   moves into the weights that read it, the offset r into an `AddConst`.
+2. A column of weights with a common factor g loses it; the tables that read the sum take every
+   g-th entry.
+
+Signs and zero points need no such care: a table is charged for the distance between the lowest and
+the highest number it reads, whatever these are.
+
+Worked example: table values {0, 3} read by weights [2, 4] are {0, 1} and [6, 12], then [1, 2]: a
+sum from 0 to 18 in 5 bits becomes one from 0 to 3 in 2 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fhe_compile.bounds import Interval, analyze
+from fhe_compile.program import AddConst, IntArray, Linear, Node, Program, Table
+
+
+def remove_common_factors(program: Program) -> Program:
+    """The same program with narrower sums where weights or table values have common factors."""
+    return _divide_columns(_divide_tables(program))
+
+
+def _divide_tables(program: Program) -> Program:
+    readers, ranges = program.consumers(), analyze(program)
+    outputs = {port.name for port in program.outputs}
+    divided: dict[str, tuple[IntArray, IntArray]] = {}  # factor and offset a channel
+    nodes: list[Node] = []
+    for node in program.nodes:
+        if isinstance(node, Table) and node.name not in outputs:
+            found = readers.get(node.name, [])
+            if found and all(isinstance(reader, Linear) for reader in found):
+                factor, start, table = _normalized(node, ranges[node.inputs[0]])
+                if (factor > 1).any():
+                    divided[node.name] = factor, start
+                    node = table
+        elif isinstance(node, Linear) and node.inputs[0] in divided:
+            factor, start = divided[node.inputs[0]]
+            whole = replace(node, name=f"{node.name}.whole", weight=node.weight * factor[:, None])
+            added = start @ node.weight
+            nodes += [whole, AddConst(node.name, node.layer, (whole.name,), added)]
+            continue
+        nodes.append(node)
+    return program.replace(nodes=tuple(nodes))
+
+
+def _normalized(node: Table, x: Interval) -> tuple[IntArray, IntArray, Table]:
+    """Factor and offset a channel, and the table without them; a channel each has its own copy."""
+    channels = x.shape[-1]
+    first = (x.lo + node.offset).reshape(-1, channels)
+    last = (x.hi + node.offset).reshape(-1, channels)
+    factor, start = np.ones(channels, np.int64), np.zeros(channels, np.int64)
+    for c in range(channels):
+        spans = zip(first[:, c], last[:, c], strict=True)
+        reached = np.unique(np.concatenate([node.values[a : b + 1] for a, b in set(spans)]))
+        factor[c] = math.gcd(*np.diff(reached).tolist()) or 1
+        start[c] = reached[0]
+    copy = np.arange(channels) * len(node.values)
+    values = (node.values - start[:, None]) // factor[:, None]
+    return factor, start, replace(node, offset=node.offset + copy, values=values.ravel())
+
+
+def _divide_columns(program: Program) -> Program:
+    readers, ranges = program.consumers(), analyze(program)
+    outputs = {port.name for port in program.outputs}
+    nodes = {node.name: node for node in program.nodes}
+    for node in program.nodes:
+        if not isinstance(node, Linear) or node.name in outputs:
+            continue
+        factor = np.maximum(np.gcd.reduce(node.weight, axis=0), 1)
+        paths = _paths(node.name, readers, outputs)
+        if paths is None or (factor == 1).all():
+            continue
+        narrow = replace(node, weight=node.weight // factor)
+        nodes[node.name] = narrow
+        lowest = ranges[node.name].lo // factor
+        highest = ranges[node.name].hi // factor
+        for added, table in paths:
+            for gone in added:
+                nodes.pop(gone.name, None)
+            shift = sum((a.value for a in added), np.array(0)) + table.offset
+            nodes[table.name] = _every(table, node.name, factor, shift, lowest, highest)
+    return program.replace(nodes=tuple(nodes.values()))
+
+
+def _paths(
+    name: str, readers: Mapping[str, Sequence[Node]], outputs: set[str]
+) -> list[tuple[list[AddConst], Table]] | None:
+    """The tables that read a sum, with the offsets in between; None if anything else does."""
+    paths = []
+    for node in readers.get(name, []):
+        added: list[AddConst] = []
+        while isinstance(node, AddConst) and node.name not in outputs:
+            added.append(node)
+            after = readers.get(node.name, [])
+            if len(after) != 1:
+                return None
+            node = after[0]
+        if not isinstance(node, Table):
+            return None
+        paths.append((added, node))
+    return paths or None
+
+
+def _every(
+    table: Table, source: str, factor: IntArray, shift: IntArray, lo: IntArray, hi: IntArray
+) -> Table:
+    """`table` read at factor * n + shift for n from `lo` to `hi`."""
+    gain, base = np.broadcast_arrays(factor, shift)
+    pairs, which = np.unique(
+        np.stack([gain.ravel(), base.ravel()], axis=1), axis=0, return_inverse=True
+    )
+    first, last = int(lo.min()), int(hi.max())
+    n = np.arange(first, last + 1)
+    # What an element does not reach may lie outside of the table: any value will do there.
+    index = np.clip(n * pairs[:, :1] + pairs[:, 1:], 0, len(table.values) - 1)
+    offset = which.reshape(gain.shape) * len(n) - first
+    return Table(table.name, table.layer, (source,), offset, table.values[index].ravel())
