@@ -47,7 +47,7 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
             f"input {port.name!r} is {array.dtype}, it takes integers in [{port.lo}, {port.hi}]: "
             f"quantize first, round(x / scale + zero_point)"
         )
-    check_shape(port, array)
+    check_shape(port, array, port.shape)
     if array.size and (array.min() < port.lo or array.max() > port.hi):
         raise InputError(
             f"input {port.name!r} holds integers in [{array.min()}, {array.max()}], it takes "
@@ -57,11 +57,11 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def check_shape(port: Port, value: ArrayLike) -> None:
-    """Refuse what has another shape than the port."""
+def check_shape(port: Port, value: ArrayLike, wanted: tuple[int, ...]) -> None:
+    """Refuse what has another shape than the port's integers, or its real numbers."""
     shape = _as_array(port, value).shape
-    if shape != port.shape:
-        raise InputError(f"input {port.name!r} has shape {shape}, it takes {port.shape}")
+    if shape != wanted:
+        raise InputError(f"input {port.name!r} has shape {shape}, it takes {wanted}")
 
 
 def _as_array(port: Port, value: ArrayLike) -> NDArray[Any]:
@@ -74,9 +74,11 @@ def _as_array(port: Port, value: ArrayLike) -> NDArray[Any]:
 def quantize_array(port: Port, x: ArrayLike) -> IntArray:
     """round(x / scale + zero_point), half to even, clipped to the port's range, as in training.
 
-    `x` has the port's shape, or one that broadcasts with its scale.
+    `x` has the port's real shape, or one that broadcasts with its scale.
     """
     x = _as_array(port, x)
+    if port.real_shape != port.shape:
+        x = x[..., None]
     if x.dtype.kind not in "biuf":
         raise InputError(f"input {port.name!r} is {x.dtype}; give numbers")
     if not np.isfinite(x).all():

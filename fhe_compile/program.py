@@ -45,6 +45,15 @@ class Port:
     zero_point: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
 
     @property
+    def real_shape(self) -> tuple[int, ...]:
+        """Of the real numbers. Where zero points differ along the last axis, that axis is a code.
+
+        Each number is then several integers, one for each zero point: bits of a unary code, say.
+        """
+        coded = self.zero_point.ndim == 1 and len(self.shape) > 1 and self.signed is False
+        return self.shape[:-1] if coded and self.hi == 1 else self.shape
+
+    @property
     def signed(self) -> bool:
         """Whether a negative integer can occur."""
         return self.lo < 0

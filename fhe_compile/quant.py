@@ -125,7 +125,8 @@ def _quantize_clear(symbol: Clear, q: Quantizer) -> Clear:
 
 
 def _quantize_input(builder: Builder, layer: str, symbol: Raw, q: Quantizer) -> Symbol:
-    if q.scale.size != 1 or q.zero_point.size != 1:
+    coded = q.zero_point.size > 1 and symbol.shape == (*symbol.input_shape, 1)
+    if q.scale.size != 1 or (q.zero_point.size != 1 and not coded):
         raise LoweringError(
             f"{layer}: the graph input '{symbol.name}' is quantized a channel; "
             "quantize it with one scale for the tensor"
@@ -135,10 +136,10 @@ def _quantize_input(builder: Builder, layer: str, symbol: Raw, q: Quantizer) -> 
             f"{layer}: the graph input '{symbol.name}' is quantized with rounding mode "
             f"{q.rounding}; use ROUND, which is what the client does"
         )
-    scale, zero = q.scale.item(), q.zero_point.item()
+    scale, zero = q.scale.item(), q.zero_point.reshape(-1) if coded else q.zero_point.item()
     port = Port(
         symbol.name,
-        symbol.input_shape,
+        (*symbol.input_shape, q.zero_point.size) if coded else symbol.input_shape,
         q.qmin,
         q.qmax,
         np.array(scale / symbol.scale),
@@ -147,18 +148,15 @@ def _quantize_input(builder: Builder, layer: str, symbol: Raw, q: Quantizer) -> 
     known = next((p for p in builder.inputs if p.name == port.name), None)
     if known is None:
         builder.add_input(port)
-    elif (known.lo, known.hi, known.scale, known.zero_point) != (
-        port.lo,
-        port.hi,
-        port.scale,
-        port.zero_point,
+    elif (known.lo, known.hi, known.scale) != (port.lo, port.hi, port.scale) or not np.array_equal(
+        known.zero_point, port.zero_point
     ):
         raise LoweringError(
             f"{layer}: the graph input '{symbol.name}' is read by two different quantizers; "
             "share one QuantIdentity"
         )
     result: Symbol = affine(port.name, port.shape, scale, -zero * scale)
-    for move in symbol.moves:
+    for move in () if coded else symbol.moves:
         result = moved(builder, layer, result, move)
     return result
 

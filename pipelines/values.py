@@ -24,20 +24,20 @@ def to_integers(port: Port, x: NDArray[Any]) -> IntArray:
     >>> to_integers(Port("x", (1, 2), lo=0, hi=3, scale=np.array(0.5)), np.array([[0.6, 9.0]]))
     array([[[1, 3]]])
     """
-    return quantize_array(port, _in_rows(port, x))
+    return quantize_array(port, _in_rows(port, x, port.real_shape))
 
 
-def _in_rows(port: Port, x: NDArray[Any]) -> NDArray[Any]:
-    """One sample or several, with or without the port's leading 1, as (N, *port.shape)."""
-    sample = port.shape[1:] if port.shape[:1] == (1,) else port.shape
+def _in_rows(port: Port, x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """One sample or several, with or without the leading 1 of `shape`, as (N, *shape)."""
+    sample = shape[1:] if shape[:1] == (1,) else shape
     if x.dtype.kind not in "biuf":
         raise InputError(f"input {port.name!r} is {x.dtype}; give numbers")
-    if x.shape not in (sample, port.shape) and x.shape[1:] not in (sample, port.shape):
+    if x.shape not in (sample, shape) and x.shape[1:] not in (sample, shape):
         raise InputError(
             f"input {port.name!r} has shape {x.shape}, the program takes {sample}, or several "
             f"of them as (N, {', '.join(map(str, sample))})"
         )
-    return x.reshape(-1, *port.shape)
+    return x.reshape(-1, *shape)
 
 
 def read_samples(
@@ -48,7 +48,7 @@ def read_samples(
     for port in ports:
         x = _read(path, [p.name for p in ports])[port.name]
         if integers:
-            columns[port.name] = [check_array(port, row) for row in _in_rows(port, x)]
+            columns[port.name] = [check_array(port, row) for row in _in_rows(port, x, port.shape)]
         else:
             columns[port.name] = list(to_integers(port, x))
     counts = {name: len(rows) for name, rows in columns.items()}

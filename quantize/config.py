@@ -29,6 +29,9 @@ class QuantConfig:
     `fold_mean` takes a layer norm's mean out of the weights of what writes into the residual
     stream (arXiv 2401.15024): an RMS norm is left, two tables and many roundings a token cheaper.
 
+    `input_unary` sends an input n of b bits as the 2^b - 1 bits n >= 1, n >= 2, ...: more
+    ciphertexts, which cost no bootstrap, but sums of the same width take more weights.
+
     `sum_bit_width` is the widest a linear layer's sum may be before that rounding: the weights'
     L1 norm is held below what it allows; `embed_sum_bit_width` is that of the embedding, where it
     differs, and then the width its tables see. At `accumulator_bit_width` nothing is ever rounded.
@@ -46,6 +49,7 @@ class QuantConfig:
     statistic_bit_width: int = 6
     raw_sum_bit_width: int | None = None
     input_bit_width: int = 4
+    input_unary: bool = False
     residual_bit_width: int = 4
     branch_bit_width: int = 3
     score_bit_width: int = 3
@@ -80,6 +84,16 @@ class QuantConfig:
                 f"weight_quant is {self.weight_quant!r}; choose one of"
                 f" {', '.join(get_args(WeightQuant))}"
             )
+
+    @property
+    def input_codes(self) -> int:
+        """Integers that the client sends for one number."""
+        return 2**self.input_bit_width - 1 if self.input_unary else 1
+
+    @property
+    def input_span(self) -> int:
+        """Highest less lowest integer that the embedding reads."""
+        return 1 if self.input_unary else 2**self.input_bit_width - 1
 
     @property
     def act_span(self) -> int:

@@ -40,7 +40,8 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
         qat.folded.fold(model.eval())
         return qat
     # Scales of weights start from the weights, so these are copied before the first forward.
-    _copy_linear(model.embed, qat.embed)
+    qat.embed.linear.weight.copy_(model.embed.weight.repeat_interleave(config.input_codes, dim=1))
+    qat.embed.bias.copy_(model.embed.bias)
     _copy_linear(model.head, qat.head)
     _copy_norm(model.norm, qat.norm)
     qat.positions.copy_(model.positions)

@@ -39,12 +39,13 @@ class FoldedBlock(nn.Module):
         """Untrained; `fold` gives it the weights of a float model."""
         super().__init__()
         self.heads, self.head_dim, self.tokens = model.heads, model.score_dim, model.tokens
+        self.input_codes = config.input_codes
         inner = self.heads * self.head_dim
         self.embed = RoundedLinear(
-            model.features,
+            model.features * config.input_codes,
             model.dim,
             config,
-            input_span=2**config.input_bit_width - 1,
+            input_span=config.input_span,
             sum_bit_width=config.embed_sum_bit_width,
         )
         self.positions = nn.Parameter(torch.zeros(self.tokens, model.dim))
@@ -83,7 +84,7 @@ class FoldedBlock(nn.Module):
         (block,), attention = model.blocks, model.blocks[0].attention
         embed = model.embed.weight, model.embed.bias + model.positions
         weight, bias = _then(embed, _affine(block.norm1))
-        self.embed.linear.weight.copy_(weight)
+        self.embed.linear.weight.copy_(weight.repeat_interleave(self.input_codes, dim=1))
         self.positions.copy_(bias)
         self.value.linear.weight.copy_(attention.value.weight)
         self.value.bias.copy_(attention.value.bias)

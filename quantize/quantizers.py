@@ -209,6 +209,27 @@ def quantize_to(x: Tensor, scale: Tensor, bit_width: int) -> Tensor:
     return torch.clamp(round_ste(x / scale), -top, top - 1) * scale
 
 
+def unary(n: Grid, x: Tensor) -> Grid:
+    """(..., F) numbers 0 to k as (..., F * k) bits n >= 1, ..., n >= k, which sum up to n.
+
+    `x` is what `n` is the quantized form of. When exported, the client rounds it to bits itself:
+    one `Quant` node with a zero point for each bit.
+    """
+    levels = torch.arange(1, int(n.hi) + 1)
+    if torch.onnx.is_in_onnx_export():
+        thresholds = (levels - 0.5) * constant(n.scale)
+        step = 4 * thresholds[-1]  # so wide that rounding only tells above from below
+        zero = 0.5 - thresholds / step
+        bits = BrevitasQuantFn.apply(
+            x.unsqueeze(-1), step, zero, torch.tensor(1.0), False, False, "ROUND"
+        )
+        value = (bits + constant(zero * step)) * constant(n.scale / step)
+    else:
+        whole = torch.round(n.value / n.scale).unsqueeze(-1)
+        value = (whole >= levels).to(n.value.dtype) * n.scale
+    return Grid(value.flatten(-2), n.scale, torch.tensor(0.0), torch.tensor(1.0))
+
+
 def build_activation(
     config: QuantConfig, *, signed: bool = True, share_scale_of: ActQuant | None = None
 ) -> ActQuant:

@@ -14,7 +14,7 @@ from quantize.config import QuantConfig
 from quantize.folded import FoldedBlock, folds
 from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add
 from quantize.norms import build_quant_norm
-from quantize.quantizers import ActQuant, Grid, build_activation, build_branch
+from quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
 
 KIND = "torusformer.quant-transformer"
 
@@ -73,10 +73,10 @@ class QuantTransformer(nn.Module):
             return
         asking = model.layers - 1 if model.pooling == "query" else model.layers
         self.embed = RoundedLinear(
-            model.features,
+            model.features * config.input_codes,
             model.dim,
             config,
-            input_span=2**config.input_bit_width - 1,
+            input_span=config.input_span,
             sum_bit_width=config.embed_sum_bit_width,
             into_stream=True,
         )
@@ -93,6 +93,8 @@ class QuantTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, features) in the data's own units to logits (B, num_classes)."""
         pixels: Grid = self.input_quant(x)
+        if self.config.input_unary:
+            pixels = unary(pixels, x)
         unit = 1 / self.model_config.input_scale
         pixels = pixels._replace(value=pixels.value * unit, scale=pixels.scale * unit)
         if self.folded is not None:

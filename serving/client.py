@@ -54,7 +54,7 @@ class Client:
         ports = tuple(encoded.port for encoded in self.interface.inputs)
         result = {}
         for port, value in zip(ports, named_inputs(ports, inputs), strict=True):
-            check_shape(port, value)
+            check_shape(port, value, port.real_shape)
             result[port.name] = quantize_array(port, value)
         return result
 

@@ -129,9 +129,11 @@ def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers]
         raise InputError(f"the program has {len(model.inputs)} inputs, not one; give --input")
     (port,) = model.inputs
     patch = json.loads(model.about.get("patch", "null"))
-    if len(port.shape) != 3:
-        raise InputError(f"the program takes {port.shape}, not (1, tokens, features); give --input")
-    _, tokens, features = port.shape
+    if len(port.real_shape) != 3:
+        raise InputError(
+            f"the program takes {port.real_shape}, not (1, tokens, features); give --input"
+        )
+    _, tokens, features = port.real_shape
     task = load_task(
         args.task, args.data, patch=patch and tuple(patch), input_shape=(tokens, features)
     )

@@ -1,0 +1,67 @@
+"""Inputs sent as bits of a unary code: the same model, sums of single bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fhe_compile import compile_program, interpret, lower
+from fhe_compile.ports import dequantize_array
+from fhe_compile.program import Port, Program
+from models import Transformer, TransformerConfig
+from pipelines.values import to_integers
+from quantize import QuantConfig, QuantTransformer, calibrate, export_qonnx, predict, to_qat
+from serving import Client, Server
+from torusformer import InputError
+
+
+def trained(pooling: str, folder: Path) -> tuple[QuantTransformer, Program]:
+    """Not trained, in fact; calibrated."""
+    torch.manual_seed(0)
+    model = Transformer(
+        TransformerConfig(
+            tokens=2, features=3, num_classes=3, dim=4, layers=1, heads=2, head_dim=2, mlp_dim=4,
+            activation="relu", norm="batch", pooling=pooling, input_scale=4.0,  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+    model(torch.rand(64, 2, 3) * 4)  # running statistics
+    bits = QuantConfig.from_name("tiny").replace(input_unary=True)
+    qat = to_qat(model.eval(), bits)
+    calibrate(qat, torch.rand(64, 2, 3) * 4)
+    export_qonnx(qat.eval(), torch.rand(1, 2, 3), folder / "m.qonnx.onnx")
+    return qat, lower(folder / "m.qonnx.onnx")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "query"])
+def test_program_computes_what_the_quantized_model_does(pooling: str, tmp_path: Path) -> None:
+    qat, program = trained(pooling, tmp_path)
+    (port,), (logits,) = program.inputs, program.outputs
+    assert (port.shape, port.real_shape, port.hi) == ((1, 2, 3, 3), (1, 2, 3), 1)
+    x = np.random.default_rng(0).uniform(-0.5, 5, (32, 2, 3)).astype(np.float32)
+    q_x = to_integers(port, x)
+    assert np.array_equal(np.sort(q_x, axis=-1)[..., ::-1], q_x)  # first the lowest threshold
+    found = [dequantize_array(logits, interpret(program, {port.name: q})[logits.name]) for q in q_x]
+    np.testing.assert_allclose(np.concatenate(found), predict(qat, x), atol=1e-5)
+
+
+def test_a_client_codes_and_encrypts_real_numbers(tmp_path: Path) -> None:
+    _, program = trained("query", tmp_path)
+    compile_program(program).save(tmp_path / "deployment")
+    client, server = Client(tmp_path / "deployment"), Server(tmp_path / "deployment")
+    x = np.array([[[0.1, 2.0, 3.9], [4.0, 0.0, 1.2]]])
+    q_x = client.quantize(x)
+    assert q_x["x"].shape == (1, 2, 3, 3)
+    q_y = client.decrypt(server.run(client.encrypt(q_x), client.evaluation_keys()))
+    expected = interpret(program, q_x)
+    assert all(np.array_equal(value, expected[name]) for name, value in q_y.items())
+    with pytest.raises(InputError, match=r"it takes \(1, 2, 3\)"):
+        client.quantize(x[..., :2])
+
+
+def test_zero_points_of_one_number_each_are_no_code() -> None:
+    port = Port("x", (1, 2), 0, 3, zero_point=np.array([0.5, 1.0]))
+    assert port.real_shape == (1, 2)
+    assert to_integers(port, np.array([[1.0, 1.0]])).tolist() == [[[2, 2]]]
