@@ -5,15 +5,19 @@ from benchmarks.parts.attention_only import ATTENTION_ONLY
 from benchmarks.parts.best_digits import BEST_DIGITS
 from benchmarks.parts.digits import DIGITS_FAST, DIGITS_STANDARD
 from benchmarks.parts.growth import GROWTH
+from benchmarks.parts.modes import FAST_MODE, PARALLEL
 from benchmarks.parts.passes import PASSES
 from benchmarks.parts.prices import EFFICIENCY, PLAN_ERROR, PRICES
 from benchmarks.parts.same_block import DIRECT, SAME_BLOCK
 from benchmarks.parts.scaling import SCALING
+from benchmarks.parts.table_attention import TABLE_ATTENTION
 
 PARTS = (
     PRICES,
     DIGITS_FAST,
     EFFICIENCY,
+    FAST_MODE,
+    PARALLEL,
     SAME_BLOCK,
     DIRECT,
     ATTENTION_ONLY,
@@ -22,5 +26,6 @@ PARTS = (
     GROWTH,
     DIGITS_STANDARD,
     PLAN_ERROR,
+    TABLE_ATTENTION,
     BEST_DIGITS,
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.parts.digits import STANDARD
+from benchmarks.parts.digits import FAST, STANDARD, model
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
-from benchmarks.untrained import untrained_program
 from fhe_compile import Program
 from fhe_compile.cost import load_prices
 from fhe_compile.encode import encode
@@ -31,10 +30,10 @@ def planned(program: Program, without: frozenset[str]) -> dict[str, Any]:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Plans of two presets without each pass."""
+    """Plans of two trained presets without each pass."""
     rows = []
-    for preset in ("tiny",) if bench.quick else ("digits-small", STANDARD):
-        program = untrained_program(preset)
+    for preset in (FAST,) if bench.quick else (FAST, STANDARD):
+        program = model(bench, preset).program
         for name in (ALL, *OPTIONAL):
             without = frozenset() if name == ALL else frozenset({name})
             key = f"{preset}.{name}"
@@ -53,7 +52,7 @@ def render(result: Mapping[str, Any]) -> str:
 PASSES = Part(
     "passes",
     "What each pass is worth",
-    "Plans of two presets (untrained) with one pass switched off at a time.",
+    "Plans of two trained presets with one pass switched off at a time.",
     measure,
     render,
 )
