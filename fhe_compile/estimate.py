@@ -39,6 +39,17 @@ class Estimate:
         """Milliseconds of a rounding in this circuit, an element."""
         return self.prices.rounding(step.bits, step.lsbs, self._is_precise(ROUNDING))
 
+    def milliseconds(self, step: Step) -> float:
+        """Of all elements of a step: in their last turn some threads may idle."""
+        turns = -(-step.size // self.prices.threads) * self.prices.threads
+        if step.op == LOOKUP:
+            return turns * self.table_ms(self.bits_read(step))
+        return turns * self.round_ms(step) if step.op == TRUNCATE else 0.0
+
+    def total_ms(self) -> float:
+        """Of a run."""
+        return sum(self.milliseconds(step) for step in self.encoding.steps)
+
     def _precision(self) -> dict[int, dict[str, float]]:
         """For every width of table, the highest precision at which its results are read, by reader.
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from fhe_compile.bounds import Interval
 from fhe_compile.cost import PriceList, load_prices
+from fhe_compile.encode import encode
+from fhe_compile.estimate import Estimate
 from fhe_compile.passes.common_factors import remove_common_factors
 from fhe_compile.passes.common_values import merge_common_values
 from fhe_compile.passes.dead_channels import remove_dead_channels
 from fhe_compile.passes.dead_nodes import remove_dead_nodes
 from fhe_compile.passes.fold_constants import fold_constants
 from fhe_compile.passes.fuse_tables import fuse_tables
+from fhe_compile.passes.refresh import refresh_outputs
 from fhe_compile.passes.sink_rounds import sink_rounds
+from fhe_compile.passes.split_concats import split_concats
 from fhe_compile.passes.tile_products import MEMORY_LIMIT, tile_products
 from fhe_compile.products import ProductChoice, expand_products
 from fhe_compile.program import Program
@@ -26,6 +30,8 @@ OPTIONAL = (
     "remove_common_factors",
     "remove_dead_channels",
     "remove_dead_nodes",
+    "refresh_outputs",
+    "split_concats",
 )
 
 
@@ -55,6 +61,7 @@ def expand(
         merge_common_values,
         remove_dead_channels,
         remove_common_factors,
+        split_concats,
         sink_rounds,
         remove_dead_nodes,
     )
@@ -73,4 +80,16 @@ def expand(
         program = fuse_tables(program, known, prices)
     names = {node.name for node in program.nodes}
     known = {name: interval for name, interval in known.items() if name in names}
+    if "refresh_outputs" not in without:
+        program = _cheaper(program, refresh_outputs(program), known, prices)
     return Expanded(program, known, tuple(choices))
+
+
+def _cheaper(
+    program: Program, other: Program, known: Mapping[str, Interval], prices: PriceList
+) -> Program:
+    """The one whose bootstraps take less time; `program` if it makes no difference."""
+    if len(other.nodes) == len(program.nodes):
+        return program
+    now, then = (Estimate(encode(p, known), prices).total_ms() for p in (program, other))
+    return other if then < now else program

@@ -205,10 +205,10 @@ def plan_encoded(
     for step in encoding.steps:
         if step.op == LOOKUP:
             bits = estimate.bits_read(step)
-            ms = _in_turns(step.size, prices.threads) * estimate.table_ms(bits)
+            ms = estimate.milliseconds(step)
             rows.append(PlanRow(step.tag, step.layer, "table", bits, 0, step.size, ms))
         elif step.op == TRUNCATE:
-            ms = _in_turns(step.size, prices.threads) * estimate.round_ms(step)
+            ms = estimate.milliseconds(step)
             pbs = step.size * step.lsbs
             rows.append(PlanRow(step.tag, step.layer, "round", step.bits, step.lsbs, pbs, ms))
     return Plan(
@@ -222,11 +222,6 @@ def plan_encoded(
         key_bytes_by_bit_width=estimate.key_bytes_by_bit_width(),
         prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
     )
-
-
-def _in_turns(size: int, threads: int) -> int:
-    """Elements whose time a table of `size` takes: in the last turn some threads may idle."""
-    return -(-size // threads) * threads
 
 
 def _check_widths(encoding: Encoding) -> None:

@@ -52,18 +52,21 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
+        if config.skip:
+            self.skip = nn.Linear(config.tokens * config.dim, config.num_classes, bias=False)
         self.norm = build_norm(config.norm, config.dim)
         self.head = nn.Linear(config.dim, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, features) to logits (B, num_classes)."""
-        x = self.embed(x / self.config.input_scale) + self.positions
+        x = embedded = self.embed(x / self.config.input_scale) + self.positions
         *earlier, last = self.blocks
         for block in earlier:
             x = block(x)
         x = last(x, self.query if self.config.pooling == "query" else None)
         x = x.mean(dim=1) if self.config.pooling == "mean" else x[:, 0]
-        return self.head(self.norm(x))
+        logits: Tensor = self.head(self.norm(x))
+        return logits + self.skip(embedded.flatten(1)) if self.config.skip else logits
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`."""

@@ -62,7 +62,11 @@ class FoldedBlock(nn.Module):
         self.activation_quant = build_activation(
             config, signed=False, share_scale_of=self.context_quant
         )
-        self.head = QuantHead(inner + model.mlp_dim, model.num_classes, config)
+        read = inner + model.mlp_dim
+        self.skip = model.skip
+        if model.skip:
+            read += model.tokens * model.features * config.input_codes
+        self.head = QuantHead(read, model.num_classes, config)
 
     def forward(self, pixels: Grid) -> Tensor:
         """(B, tokens, features) to logits (B, num_classes)."""
@@ -74,9 +78,18 @@ class FoldedBlock(nn.Module):
         context = self.context_rounding(matmul(a, v._replace(value=split)))  # (B, h, 1, d)
         c = self.context_quant(context.value.reshape(-1, self.heads * self.head_dim))
         hidden = self.activation_quant(self.activation(self.up(c)))
-        both = torch.cat([c.value, hidden.value], dim=1)
-        lo, hi = torch.minimum(c.lo, hidden.lo), torch.maximum(c.hi, hidden.hi)
-        return self.head(Grid(both, c.scale, lo, hi))
+        parts = [c, hidden]
+        if self.skip:  # on the grid of the others: what a step is worth is up to the weights
+            steps = pixels.value.flatten(1) / pixels.scale
+            parts.append(pixels._replace(value=steps * c.scale))
+        return self.head(
+            Grid(
+                torch.cat([part.value for part in parts], dim=1),
+                c.scale,
+                torch.stack([part.lo for part in parts]).min(),
+                torch.stack([part.hi for part in parts]).max(),
+            )
+        )
 
     @torch.no_grad()
     def fold(self, model: Transformer) -> None:
@@ -98,6 +111,11 @@ class FoldedBlock(nn.Module):
         stream = torch.cat([found[0], block.down.weight], dim=1), found[1] + block.down.bias
         head = model.head.weight, model.head.bias
         weight, bias = _then(_then(stream, _affine(model.norm)), head)
+        if self.skip:
+            skip = model.skip.weight.unflatten(1, (self.tokens, -1))  # (classes, tokens, dim)
+            linear = (skip @ embed[0]).flatten(1).repeat_interleave(self.input_codes, dim=1)
+            weight = torch.cat([weight, linear], dim=1)
+            bias = bias + (skip * embed[1]).sum((1, 2))
         self.head.linear.weight.copy_(weight)
         self.head.bias.copy_(bias)
 

@@ -74,9 +74,15 @@ class TrainConfig:
         return cls(**PRESETS[name])
 
 
+_STANDARD: dict[str, Any] = {
+    "float_epochs": 100, "qat_epochs": 350, "augment": 0.3, "qat_learning_rate": 8e-3,
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     "digits-small": {"qat_epochs": 300, "augment": 0.3, "qat_learning_rate": 5e-3},
-    "digits-standard": {"qat_epochs": 100, "augment": 0.5, "qat_learning_rate": 4e-3},
+    "digits-fast": {"qat_epochs": 400, "augment": 0.3, "qat_learning_rate": 5e-3},
+    "digits-standard": _STANDARD,
+    "digits-table": _STANDARD,
     "tiny": {"float_epochs": 20, "qat_epochs": 10, "augment": 0.0, "qat_learning_rate": 5e-3},
 }
 

@@ -15,6 +15,7 @@ from quantize.folded import FoldedBlock, folds
 from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add
 from quantize.norms import build_quant_norm
 from quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
+from torusformer import InputError
 
 KIND = "torusformer.quant-transformer"
 
@@ -69,6 +70,11 @@ class QuantTransformer(nn.Module):
         self.input_quant = ActQuant(config.input_bit_width, signed=False)
         self.input_quant.requires_grad_(False)  # the client's grid: set once, free of ties
         self.folded = FoldedBlock(model, config) if folds(model) else None
+        if model.skip and self.folded is None:
+            raise InputError(
+                "skip is true, and the model does not fold: its embedding has a grid of its own; "
+                "take one layer, norm batch and pooling query, or set skip to false"
+            )
         if self.folded is not None:
             return
         asking = model.layers - 1 if model.pooling == "query" else model.layers
