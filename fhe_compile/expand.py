@@ -81,7 +81,7 @@ def expand(
     names = {node.name for node in program.nodes}
     known = {name: interval for name, interval in known.items() if name in names}
     if "refresh_outputs" not in without:
-        program = _cheaper(program, refresh_outputs(program), known, prices)
+        program = _cheaper(program, refresh_outputs(program, known), known, prices)
     return Expanded(program, known, tuple(choices))
 
 

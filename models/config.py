@@ -137,8 +137,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # As few and narrow bootstraps as 96 % take: a learned query, and maps that fold.
     "digits-fast": {
-        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 32, "layers": 1,
-        "heads": 6, "head_dim": 4, "mlp_dim": 64, "activation": "relu", "norm": "batch",
+        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 24, "layers": 1,
+        "heads": 4, "head_dim": 4, "mlp_dim": 48, "activation": "relu", "norm": "batch",
         "pooling": "query", "skip": True,
     },
     # Everything a transformer has: every token attends to every token, twice.

@@ -29,8 +29,9 @@ MODEL: dict[str, Values] = {
     "head_dim": range(2, 9, 2),
     "mlp_dim": range(16, 97, 16),
     "activation": ("relu", "gelu"),
+    "attention": ("softmax", "relu", "table"),
     "norm": ("batch", "layer"),
-    "pooling": ("first", "mean"),
+    "pooling": ("first", "mean", "query"),
 }
 QUANT: dict[str, Values] = {
     "weight_bit_width": range(2, 4),

@@ -27,7 +27,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["compile", str(folder / "program.onnx"), "--out", str(folder / "deployment")]) == 0
 
     b = Builder(Port("x", (1, 2), 0, 7))
-    b.add(Linear("acc", "blocks.0.mlp.up", ("x",), np.full((2, 1), 10_000)))
+    b.add(Linear("acc", "blocks.0.mlp.up", ("x",), np.array([[10_000], [9_999]])))
     b.table("y", "blocks.0.mlp.up", "acc", lambda n: n % 3)
     save_program(b.program("y"), folder / "wide.onnx")
 

@@ -10,18 +10,22 @@ lookups, 60 of them precise and of 2 bits, in place of 400 precise ones of 4 bit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from fhe_compile.bounds import analyze
+from fhe_compile.bounds import Interval, analyze
 from fhe_compile.passes.sink_rounds import identity_table
 from fhe_compile.program import Linear, Node, Program, Table
 
 WIDEST = 3  # bits of a result that may be worth a second table
 
 
-def refresh_outputs(program: Program) -> Program:
-    """The same program with a second table before each `Linear` that only outputs read."""
-    readers, ranges = program.consumers(), analyze(program)
+def refresh_outputs(program: Program, known: Mapping[str, Interval] | None = None) -> Program:
+    """The same program with a second table before each `Linear` that only outputs read.
+
+    `known` holds ranges proved before products were expanded.
+    """
+    readers, ranges = program.consumers(), analyze(program, known)
     tables = {node.name: node for node in program.nodes if isinstance(node, Table)}
     fresh: dict[str, Table] = {}
     nodes: list[Node] = []
