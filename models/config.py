@@ -126,6 +126,7 @@ _DIGITS: dict[str, Any] = {"num_classes": 10, "input_scale": 16.0}
 _STANDARD: dict[str, Any] = {
     **_DIGITS, "tokens": 8, "features": 8, "patch": (1, 8), "dim": 32, "layers": 2, "heads": 2,
     "head_dim": 4, "mlp_dim": 64, "activation": "gelu", "norm": "layer", "pooling": "mean",
+    "skip": True,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -139,8 +139,8 @@ _FOUR_BITS: dict[str, Any] = {
     "input_bit_width": 2, "input_unary": True, "act_bit_width": 2, "act_narrow": True,
     "sum_bit_width": 4, "accumulator_bit_width": 4, "stream_accumulator_bit_width": 4,
     "statistic_bit_width": 5, "score_bit_width": 2, "value_bit_width": 2, "attention_bit_width": 2,
-    "exp_bit_width": 3, "softmax_bit_width": 3, "head_sum_bit_width": 7,
-    "head_weight_bit_width": 2,
+    "exp_bit_width": 3, "softmax_bit_width": 3, "head_sum_bit_width": 10,
+    "head_weight_bit_width": 3,
 }  # fmt: skip
 _STANDARD: dict[str, Any] = {
     **_FOUR_BITS, "raw_sum_bit_width": 6, "square_bit_width": 3, "rsqrt_bit_width": 1,
@@ -149,7 +149,7 @@ _STANDARD: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits-small": _SMALL,
-    "digits-fast": {**_FOUR_BITS, "head_sum_bit_width": 9},
+    "digits-fast": _FOUR_BITS,
     "digits-standard": _STANDARD,
     "digits-table": _STANDARD,
     "tiny": _TINY,

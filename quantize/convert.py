@@ -13,7 +13,8 @@ from models.norms import BatchNorm
 from models.transformer import Transformer
 from quantize.attention import QuantQueryAttention, QuantTableAttention, asked
 from quantize.config import QuantConfig
-from quantize.layers import QuantHead, RoundedLinear
+from quantize.folded import skipped
+from quantize.layers import RoundedLinear
 from quantize.quantizers import ActQuant
 from quantize.transformer import QuantTransformer
 
@@ -21,7 +22,7 @@ CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3
 
 
-def _copy_linear(source: nn.Linear, target: RoundedLinear | QuantHead) -> None:
+def _copy_linear(source: nn.Linear, target: RoundedLinear) -> None:
     target.linear.weight.data.copy_(source.weight)
     target.bias.data.copy_(source.bias)
 
@@ -42,7 +43,12 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
     # Scales of weights start from the weights, so these are copied before the first forward.
     qat.embed.linear.weight.copy_(model.embed.weight.repeat_interleave(config.input_codes, dim=1))
     qat.embed.bias.copy_(model.embed.bias)
-    _copy_linear(model.head, qat.head)
+    qat.head.linear.weight[:, : model.config.dim] = model.head.weight
+    qat.head.bias.copy_(model.head.bias)
+    if model.config.skip:
+        linear, added = skipped(model, config.input_codes)
+        qat.head.linear.weight[:, model.config.dim :] = linear
+        qat.head.bias.add_(added)
     _copy_norm(model.norm, qat.norm)
     qat.positions.copy_(model.positions)
     for source, target in zip(model.blocks, qat.blocks, strict=True):

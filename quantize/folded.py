@@ -10,8 +10,16 @@ from models.norms import BatchNorm
 from models.transformer import Transformer
 from quantize.attention import Weights, asked
 from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, QuantHead, RoundedLinear, matmul
+from quantize.layers import (
+    AccumulatorRounding,
+    QuantHead,
+    RoundedLinear,
+    matmul,
+    side_by_side,
+)
 from quantize.quantizers import ActQuant, Grid, build_activation
+
+_Map = tuple[Tensor, Tensor]  # weight (out, in), bias (..., out)
 
 
 def folds(model: TransformerConfig) -> bool:
@@ -78,18 +86,7 @@ class FoldedBlock(nn.Module):
         context = self.context_rounding(matmul(a, v._replace(value=split)))  # (B, h, 1, d)
         c = self.context_quant(context.value.reshape(-1, self.heads * self.head_dim))
         hidden = self.activation_quant(self.activation(self.up(c)))
-        parts = [c, hidden]
-        if self.skip:  # on the grid of the others: what a step is worth is up to the weights
-            steps = pixels.value.flatten(1) / pixels.scale
-            parts.append(pixels._replace(value=steps * c.scale))
-        return self.head(
-            Grid(
-                torch.cat([part.value for part in parts], dim=1),
-                c.scale,
-                torch.stack([part.lo for part in parts]).min(),
-                torch.stack([part.hi for part in parts]).max(),
-            )
-        )
+        return self.head(side_by_side([c, hidden, *([pixels] if self.skip else [])]))
 
     @torch.no_grad()
     def fold(self, model: Transformer) -> None:
@@ -112,15 +109,17 @@ class FoldedBlock(nn.Module):
         head = model.head.weight, model.head.bias
         weight, bias = _then(_then(stream, _affine(model.norm)), head)
         if self.skip:
-            skip = model.skip.weight.unflatten(1, (self.tokens, -1))  # (classes, tokens, dim)
-            linear = (skip @ embed[0]).flatten(1).repeat_interleave(self.input_codes, dim=1)
-            weight = torch.cat([weight, linear], dim=1)
-            bias = bias + (skip * embed[1]).sum((1, 2))
+            linear, added = skipped(model, self.input_codes)
+            weight, bias = torch.cat([weight, linear], dim=1), bias + added
         self.head.linear.weight.copy_(weight)
         self.head.bias.copy_(bias)
 
 
-_Map = tuple[Tensor, Tensor]  # weight (out, in), bias (..., out)
+def skipped(model: Transformer, input_codes: int) -> _Map:
+    """What the head reads of embedded tokens, as one linear map of all inputs."""
+    skip = model.skip.weight.unflatten(1, (model.config.tokens, -1))  # (classes, tokens, dim)
+    weight = (skip @ model.embed.weight).flatten(1).repeat_interleave(input_codes, dim=1)
+    return weight, (skip * (model.embed.bias + model.positions)).sum((1, 2))
 
 
 def _affine(norm: nn.Module) -> _Map:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from brevitas.function.ops_ste import round_ste
 from torch import Tensor, nn
@@ -164,6 +166,21 @@ def matmul(x: Grid, y: Grid) -> Grid:
     terms = x.value.shape[-1]
     lo, hi = terms * corners.min(), terms * corners.max()
     return Grid(x.value @ y.value, x.scale * y.scale, lo, hi)
+
+
+def side_by_side(parts: Sequence[Grid]) -> Grid:
+    """Everything of each sample in a row, on the grid of the first part.
+
+    What a step of another part is worth is up to the weights that read it.
+    """
+    scale = parts[0].scale
+    values = [part.value.flatten(1) / part.scale * scale for part in parts[1:]]
+    return Grid(
+        torch.cat([parts[0].value.flatten(1), *values], dim=1),
+        scale,
+        torch.stack([part.lo for part in parts]).min(),
+        torch.stack([part.hi for part in parts]).max(),
+    )
 
 
 def add(x: Grid, y: Grid) -> Grid:

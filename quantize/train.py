@@ -75,7 +75,7 @@ class TrainConfig:
 
 
 _STANDARD: dict[str, Any] = {
-    "float_epochs": 100, "qat_epochs": 350, "augment": 0.3, "qat_learning_rate": 8e-3,
+    "float_epochs": 100, "qat_epochs": 250, "augment": 0.3, "qat_learning_rate": 8e-3,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {

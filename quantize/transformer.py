@@ -12,10 +12,9 @@ from models.config import TransformerConfig
 from quantize.attention import QuantQueryAttention, build_attention
 from quantize.config import QuantConfig
 from quantize.folded import FoldedBlock, folds
-from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add
+from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add, side_by_side
 from quantize.norms import build_quant_norm
 from quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
-from torusformer import InputError
 
 KIND = "torusformer.quant-transformer"
 
@@ -70,11 +69,6 @@ class QuantTransformer(nn.Module):
         self.input_quant = ActQuant(config.input_bit_width, signed=False)
         self.input_quant.requires_grad_(False)  # the client's grid: set once, free of ties
         self.folded = FoldedBlock(model, config) if folds(model) else None
-        if model.skip and self.folded is None:
-            raise InputError(
-                "skip is true, and the model does not fold: its embedding has a grid of its own; "
-                "take one layer, norm batch and pooling query, or set skip to false"
-            )
         if self.folded is not None:
             return
         asking = model.layers - 1 if model.pooling == "query" else model.layers
@@ -94,7 +88,8 @@ class QuantTransformer(nn.Module):
         )
         self.pool_sum = GroupedSum(config.raw_sum_bit_width, config.accumulator_bit_width)
         self.norm = build_quant_norm(model.norm, model.dim, config)
-        self.head = QuantHead(model.dim, model.num_classes, config)
+        inputs = model.tokens * model.features * config.input_codes if model.skip else 0
+        self.head = QuantHead(model.dim + inputs, model.num_classes, config)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, features) in the data's own units to logits (B, num_classes)."""
@@ -109,7 +104,8 @@ class QuantTransformer(nn.Module):
         stream: Grid = self.stream_quant(self.embed(pixels, self.positions))
         for block in self.blocks:
             stream = block(stream)
-        return self.head(self.norm(self._pool(stream)))
+        found: Grid = self.norm(self._pool(stream))
+        return self.head(side_by_side([found, pixels]) if self.model_config.skip else found)
 
     def _pool(self, x: Grid) -> Grid:
         if self.model_config.pooling != "mean":

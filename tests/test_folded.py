@@ -12,8 +12,7 @@ from fhe_compile import compile_program, interpret, lower, plan
 from fhe_compile.ports import dequantize_array
 from models import Transformer, TransformerConfig
 from pipelines.values import to_integers
-from quantize import QuantConfig, QuantTransformer, calibrate, export_qonnx, predict, to_qat
-from torusformer import InputError
+from quantize import QuantConfig, calibrate, export_qonnx, predict, to_qat
 
 ASKED = TransformerConfig(
     tokens=3, features=4, num_classes=3, dim=5, layers=1, heads=2, head_dim=2, mlp_dim=6,
@@ -94,6 +93,22 @@ def test_a_skip_costs_no_bootstrap_and_decrypts_exactly(tmp_path: Path) -> None:
     assert len(tables) == sum(node.op == "Table" for node in without.values())
 
 
-def test_a_skip_around_what_does_not_fold_is_refused() -> None:
-    with pytest.raises(InputError, match=r"skip is true.*pooling query"):
-        QuantTransformer(ASKED.replace(skip=True, pooling="mean"), QuantConfig())
+@pytest.mark.parametrize("bits", [QuantConfig(), QuantConfig.from_name("digits-standard")])
+def test_a_skip_around_any_blocks(bits: QuantConfig, tmp_path: Path) -> None:
+    config = ASKED.replace(skip=True, pooling="mean", norm="layer", layers=2)
+    model = float_model(config)
+    qat = to_qat(model, bits)
+    x = torch.randn(16, 3, 4).abs()
+    with torch.no_grad():  # the linear part of the logits is that of the float model
+        embedded = model.embed(x) + model.positions
+        linear = qat.head.linear.weight[:, config.dim :].unflatten(1, (-1, bits.input_codes))
+        skipped = x.flatten(1) @ linear.mean(2).T + qat.head.bias - model.head.bias
+        torch.testing.assert_close(skipped, model.skip(embedded.flatten(1)), rtol=1e-4, atol=1e-4)
+    calibrate(qat, x)
+    export_qonnx(qat.eval(), x[:1], tmp_path / "m.qonnx.onnx")
+    program = lower(tmp_path / "m.qonnx.onnx")
+    (port,), (logits,) = program.inputs, program.outputs
+    q_x = to_integers(port, x.numpy())
+    values = [interpret(program, {port.name: q})[logits.name] for q in q_x]
+    found = np.concatenate([dequantize_array(logits, value) for value in values])
+    np.testing.assert_allclose(found, predict(qat, x), atol=1e-4)
