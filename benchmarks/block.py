@@ -30,6 +30,8 @@ from quantize.quantizers import ActQuant, BoundedWeight, Grid
 
 OPSET = 16
 BATCH = 64
+SEEDS = 5
+LEAST_LIVING = 0.05
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,31 @@ def calibrate(block: Block, x: Tensor) -> None:
 
 
 def train_block(config: BlockConfig, task: Task) -> Block:
-    """A trained block in eval mode; the same configuration gives the same weights."""
-    torch.manual_seed(config.seed)
+    """A trained block in eval mode; the same configuration gives the same weights.
+
+    ReLU attention can die in training: no score is positive, and the block is a plain MLP, from
+    which a compiler that learns ranges from samples drops the products. Such a block is trained
+    anew from the next seed.
+    """
+    for seed in range(config.seed, config.seed + SEEDS):
+        block = _train(config, task, seed)
+        if living_share(block, task) >= LEAST_LIVING:
+            return block
+    raise RuntimeError(f"attention dies from {SEEDS} seeds; lower learning_rate")
+
+
+@torch.no_grad()
+def living_share(block: Block, task: Task) -> float:
+    """Share of attention weights above zero, over training samples."""
+    seen: list[Grid] = []
+    handle = block.weight_quant.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    block.eval()(torch.from_numpy(task.x_train[:512]))
+    handle.remove()
+    return float((seen[0].value > 0).float().mean())
+
+
+def _train(config: BlockConfig, task: Task, seed: int) -> Block:
+    torch.manual_seed(seed)
     block = Block(config)
     x, y = torch.from_numpy(task.x_train), torch.from_numpy(task.y_train)
     calibrate(block, x[:512])
@@ -190,7 +215,7 @@ def train_block(config: BlockConfig, task: Task) -> Block:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=max(1, config.epochs * steps), pct_start=0.1
     )
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed)
     block.train()
     for _ in range(config.epochs):
         for index in torch.randperm(len(x), generator=generator).chunk(steps):
