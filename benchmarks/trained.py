@@ -31,6 +31,11 @@ class TrainedModel:
     folder: Path
     accuracies: dict[str, float]
 
+    @property
+    def key(self) -> str:
+        """Name and settings: what was measured of one model is never taken for another's."""
+        return self.folder.name
+
 
 def digest(settings: dict[str, Any]) -> str:
     """Eight characters that change with the settings."""

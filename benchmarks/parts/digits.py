@@ -26,9 +26,10 @@ def measure(bench: Bench, name: str, images: int) -> dict[str, Any]:
     trained = model(bench, name)
     port = trained.program.inputs[0]
     samples = [{port.name: q_x} for q_x in to_integers(port, trained.task.x_test[:images])]
-    runs = execute(bench, trained.name, trained.program, samples)
+    runs = execute(bench, trained.key, trained.program, samples)
     return {
         "preset": trained.name,
+        "model": trained.key,
         "accuracy": trained.accuracies["program"],
         "float_accuracy": trained.accuracies["float"],
         "quantized_accuracy": trained.accuracies["quantized"],

@@ -41,9 +41,12 @@ def measure_fast_mode(bench: Bench) -> dict[str, Any]:
         return {**share, "faults": faulty.faults, "pbs": faulty.pbs_total}
 
     draws = [
-        bench.keep(f"faults.{seed}", drawn, seed) for seed in range(1 if bench.quick else SEEDS)
+        bench.keep(f"{trained.key}.faults.{seed}", drawn, seed)
+        for seed in range(1 if bench.quick else SEEDS)
     ]
-    runs = execute(bench, "fast", trained.program, samples[: 2 if bench.quick else 20], p_error)
+    runs = execute(
+        bench, f"{trained.key}.fast", trained.program, samples[: 2 if bench.quick else 20], p_error
+    )
     exact = bench.result("digits_fast")
     return {
         "preset": trained.name,
@@ -99,8 +102,8 @@ def measure_parallel(bench: Bench) -> dict[str, Any]:
             return seconds(deployed.answer_all(samples[1:], "one process a core"))
 
         rows = {
-            "one inference on all cores": bench.keep("one", one),
-            "one process a core": bench.keep("many", many),
+            "one inference on all cores": bench.keep(f"{trained.key}.one", one),
+            "one process a core": bench.keep(f"{trained.key}.many", many),
         }
     finally:
         shutil.rmtree(folder)

@@ -33,11 +33,11 @@ def measure(bench: Bench) -> dict[str, Any]:
     """Plans of two trained presets without each pass."""
     rows = []
     for preset in (FAST,) if bench.quick else (FAST, STANDARD):
-        program = model(bench, preset).program
+        trained = model(bench, preset)
         for name in (ALL, *OPTIONAL):
             without = frozenset() if name == ALL else frozenset({name})
-            key = f"{preset}.{name}"
-            found = bench.keep(key, planned, program, without)
+            key = f"{trained.key}.{name}"
+            found = bench.keep(key, planned, trained.program, without)
             rows.append({"preset": preset, "without": name, **found})
     return {"rows": rows}
 

@@ -9,15 +9,15 @@ from benchmarks.encrypted import Encrypted
 from benchmarks.parts.digits import STANDARD, model
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
+from benchmarks.trained import TrainedModel
 from fhe_compile import plan
 
 TABLE = "digits-table"
 ATTENTION = ".attention"  # in the name of a layer; `attention_quant` is the residual branch's
 
 
-def measured(bench: Bench, name: str) -> dict[str, Any]:
+def measured(trained: TrainedModel) -> dict[str, Any]:
     """Complexity of the whole and of attention, which has the same share of planned seconds."""
-    trained = model(bench, name)
     found = Encrypted(trained.program).facts()
     rows = plan(trained.program).rows
     part = [r for r in rows if ATTENTION in r.layer and ".attention_quant" not in r.layer]
@@ -34,7 +34,8 @@ def measured(bench: Bench, name: str) -> dict[str, Any]:
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Both presets, compiled."""
-    rows = [bench.keep(name, measured, bench, name) for name in (STANDARD, TABLE)]
+    models = [model(bench, name) for name in (STANDARD, TABLE)]
+    rows = [bench.keep(trained.key, measured, trained) for trained in models]
     products, tables = (row["attention_complexity"] for row in rows)
     whole = rows[0]["complexity"]
     return {
