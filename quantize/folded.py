@@ -1,4 +1,4 @@
-"""A block with nothing affine left between its tables: pixels in, logits out."""
+"""One block under batch norm that a learned query asks, in as few tables: pixels in, logits out."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ def folds(model: TransformerConfig) -> bool:
 
 
 class FoldedBlock(nn.Module):
-    """Values and scores straight from pixels, an MLP straight from the context.
+    """One linear map wherever the float model has several in a row.
 
     | one map here | in the float model |
     |---|---|
-    | `value`, `score` of pixels | embedding, positions, norm1, value or asked key |
+    | `embed` of pixels | embedding, positions, norm1 |
     | `up` of the context c | output projection, residual, norm2, up |
     | `head` of c and hidden | output projection, down, residual, norm, head |
 
-    The tables of embedding, residual stream and norms are gone, and nothing is lost: a batch norm
-    in inference is affine, and so is a residual sum.
+    The tables of residual stream, later norms and output projection are gone: a batch norm in
+    inference is affine, and so is a residual sum. What the embedding gives is looked up, though
+    it need not be: as a table it is a layer more, and folded away it cost accuracy.
     """
 
     def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:

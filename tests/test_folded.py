@@ -57,12 +57,12 @@ def test_a_layer_norms_mean_folds_into_what_writes_the_stream() -> None:
     model.embed.bias.copy_(qat.embed.bias)
     model.positions.copy_(qat.positions)
     for block, quantized in zip(model.blocks, qat.blocks, strict=True):
-        for name in ("out",):
-            layer, source = getattr(block.attention, name), getattr(quantized.attention, name)
+        for layer, source in (
+            (block.attention.out, quantized.attention.out),
+            (block.down, quantized.down),
+        ):
             layer.weight.copy_(source.linear.weight)
             layer.bias.copy_(source.bias)
-        block.down.weight.copy_(quantized.down.linear.weight)
-        block.down.bias.copy_(quantized.down.bias)
     streams: list[torch.Tensor] = []
     for block in model.blocks:
         block.norm1.register_forward_pre_hook(lambda _, args: streams.append(args[0]))
