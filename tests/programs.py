@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fhe_compile.bounds import Interval, bound
+from fhe_compile.interpret import interpret
 from fhe_compile.program import (
     Add,
     AddConst,
@@ -60,6 +61,16 @@ class Builder:
     def port(self, name: str) -> Port:
         x = self.ranges[name]
         return Port(name, x.shape, int(x.lo.min()), int(x.hi.max()))
+
+
+def same_outputs(before: Program, after: Program) -> None:
+    """Both give the same integers for inputs drawn at random."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x = {p.name: rng.integers(p.lo, p.hi + 1, p.shape) for p in before.inputs}
+        found, expected = interpret(after, x), interpret(before, x)
+        for port in before.outputs:
+            assert np.array_equal(found[port.name], expected[port.name])
 
 
 def every_node() -> Program:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from fhe_compile import interpret
 from fhe_compile.bounds import analyze
 from fhe_compile.passes.common_factors import remove_common_factors
 from fhe_compile.program import Add, AddConst, Linear, Port, Program, Round, Table
-from tests.programs import Builder
+from tests.programs import Builder, same_outputs
 
 RNG = np.random.default_rng(0)
 
@@ -15,14 +14,6 @@ RNG = np.random.default_rng(0)
 def bits_read(program: Program) -> int:
     ranges = analyze(program)
     return max(ranges[t.inputs[0]].span_bits for t in program.nodes if isinstance(t, Table))
-
-
-def same_outputs(before: Program, after: Program) -> None:
-    for _ in range(20):
-        x = {p.name: RNG.integers(p.lo, p.hi + 1, p.shape) for p in before.inputs}
-        found, expected = interpret(after, x), interpret(before, x)
-        for port in before.outputs:
-            assert np.array_equal(found[port.name], expected[port.name])
 
 
 def test_a_factor_of_a_column_leaves_with_the_offset_behind_it():

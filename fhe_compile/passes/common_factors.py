@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from fhe_compile.bounds import Interval, analyze
+from fhe_compile.passes.reindex import reindexed
 from fhe_compile.program import AddConst, IntArray, Linear, Node, Program, Table
 
 
@@ -114,13 +115,6 @@ def _every(
     table: Table, source: str, factor: IntArray, shift: IntArray, lo: IntArray, hi: IntArray
 ) -> Table:
     """`table` read at factor * n + shift for n from `lo` to `hi`."""
-    gain, base = np.broadcast_arrays(factor, shift)
-    pairs, which = np.unique(
-        np.stack([gain.ravel(), base.ravel()], axis=1), axis=0, return_inverse=True
-    )
-    first, last = int(lo.min()), int(hi.max())
-    n = np.arange(first, last + 1)
-    # What an element does not reach may lie outside of the table: any value will do there.
-    index = np.clip(n * pairs[:, :1] + pairs[:, 1:], 0, len(table.values) - 1)
-    offset = which.reshape(gain.shape) * len(n) - first
-    return Table(table.name, table.layer, (source,), offset, table.values[index].ravel())
+    n = np.arange(int(lo.min()), int(hi.max()) + 1)
+    values, starts = reindexed(table.values, n, factor, shift)
+    return Table(table.name, table.layer, (source,), starts - n[0], values)

@@ -16,7 +16,8 @@ import numpy as np
 
 from fhe_compile.bounds import Interval, analyze
 from fhe_compile.cost import PriceList, load_prices
-from fhe_compile.program import AddConst, IntArray, Node, Program, Scale, Table
+from fhe_compile.passes.reindex import reindexed
+from fhe_compile.program import AddConst, Node, Program, Scale, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +99,7 @@ def _compose(
             gain, shift = gain * node.factor, shift * node.factor
         else:
             shift = shift + node.value
-    gain, shift = np.broadcast_arrays(gain, shift + outer.offset)
-    pairs, which = np.unique(
-        np.stack([gain.ravel(), shift.ravel()], axis=1), axis=0, return_inverse=True
-    )
-    # One copy of the inner table for each way its result is read, laid end to end. Entries that no
-    # input reaches may point outside of the outer table: any value will do there.
-    index = np.clip(inner.values * pairs[:, :1] + pairs[:, 1:], 0, len(outer.values) - 1)
-    copy: IntArray = which.reshape(gain.shape) * len(inner.values)
-    offset = inner.offset + (copy if len(pairs) > 1 else 0)
-    assert np.broadcast_shapes(np.shape(offset), shape) == shape
-    return Table(
-        outer.name, outer.layer, inner.inputs, np.asarray(offset), outer.values[index].ravel()
-    )
+    values, starts = reindexed(outer.values, inner.values, gain, shift + outer.offset)
+    offset = np.asarray(inner.offset + starts)
+    assert np.broadcast_shapes(offset.shape, shape) == shape
+    return Table(outer.name, outer.layer, inner.inputs, offset, values)
