@@ -8,12 +8,15 @@ so one table a product; T(x) and T(y) are looked up at their own, smaller, shape
 are summed over the contracted axis before they are subtracted. The e nearest to minus the sum of
 the extremes of x + y centres the parabola, which keeps the sums narrow.
 
+*pair sums, n a table*: of a matrix product, n neighbouring terms of narrow operands share a table
+of the number whose digits are their pair sums; it gives the sum of their T.
+
 *packed*: one table of the pair x' + m y', where x' and y' are x and y from zero and m the number
 of values of x'. Wider by what x and y do not share, but it needs no T(x), T(y), and if only tables
 read the product, they are looked up at once.
 
 Worked example: x, y in [0, 3], e = -5: T = [0, -2, -3, -3, -2, 0, 3] and 2 * 3 = T(5) - T(2) - T(3)
-= 0 + 3 + 3.
+= 0 + 3 + 3. With x, y in [-1, 1] two terms fit into 25 numbers, one table of five bits.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from fhe_compile.cost import PriceList
 from fhe_compile.program import (
     Add,
     IntArray,
+    Linear,
     MatMul,
     Mul,
     Node,
@@ -46,12 +50,16 @@ PACKED_TABLE_BITS = 6  # wider packed tables cost more than any product seen
 
 @dataclass(frozen=True)
 class ProductChoice:
-    """How one product is computed: milliseconds by strategy, and the cheapest of them."""
+    """How one product is computed: milliseconds by strategy, and the cheapest of them.
+
+    `terms` of a sum share a table.
+    """
 
     node: str
     layer: str
     strategy: str
     price_ms: Mapping[str, float]
+    terms: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +118,8 @@ class _Product:
         self.x, self.y = (self._operand(i) for i in node.inputs)
         self.shape = ranges[node.name].shape
         self.is_square = isinstance(node, Mul) and node.inputs[0] == node.inputs[1]
-        depth = self.x.shape[-1] if isinstance(node, MatMul) else 1
-        self.count = math.prod(self.shape) * depth  # single products
+        self.depth = self.x.shape[-1] if isinstance(node, MatMul) else 1
+        self.count = math.prod(self.shape) * self.depth  # single products
 
     def _operand(self, name: str) -> _Operand:
         x = self.ranges[name]
@@ -120,6 +128,14 @@ class _Product:
     @property
     def _radix(self) -> int:
         return self.x.hi - self.x.lo + 1
+
+    @property
+    def _sums(self) -> int:
+        """How many values x + y has."""
+        return self.x.hi - self.x.lo + self.y.hi - self.y.lo + 1
+
+    def _pair_bits(self, terms: int) -> int:
+        return max(1, (self._sums**terms - 1).bit_length())
 
     @property
     def _packed_bits(self) -> int:
@@ -134,16 +150,28 @@ class _Product:
         if self.is_square:
             options["square"] = self.count * prices.table(x.bits) + reader
         else:
-            pair_bits = max(1, (x.hi - x.lo + y.hi - y.lo).bit_length())
             separate = x.size * prices.table(x.bits) + y.size * prices.table(y.bits)
-            options["pair sums"] = self.count * prices.table(pair_bits) + separate + reader
+            for name, terms in self._groups().items():
+                pairs = self.count // terms * prices.table(self._pair_bits(terms))
+                options[name] = pairs + separate + reader
             if self._packed_bits <= PACKED_TABLE_BITS:
                 packed = self.count * prices.table(self._packed_bits)
                 options["packed"] = packed + reader
                 if fused:
                     options["packed, reader fused"] = packed * len(fused)
         best = min(options, key=lambda name: options[name])
-        return ProductChoice(self.node.name, self.node.layer, best, options)
+        terms = self._groups().get(best, 1)
+        return ProductChoice(self.node.name, self.node.layer, best, options, terms)
+
+    def _groups(self) -> dict[str, int]:
+        """Strategies of pair sums, and how many terms share a table in each."""
+        groups = {"pair sums": 1}
+        for terms in range(2, self.depth + 1):
+            if self._pair_bits(terms) > PACKED_TABLE_BITS:
+                break
+            if self.depth % terms == 0:
+                groups[f"pair sums, {terms} a table"] = terms
+        return groups
 
     def square(self) -> list[Node]:
         """x² is a table of x."""
@@ -152,30 +180,46 @@ class _Product:
 
     def expand(self, choice: ProductChoice) -> list[Node]:
         """Nodes that end in the product under its own name."""
-        return self._packed() if choice.strategy == "packed" else self._pair_sums()
+        return self._packed() if choice.strategy == "packed" else self._pair_sums(choice.terms)
 
-    def _aligned(self) -> tuple[list[Node], str, str]:
-        """The operands in shapes that broadcast to (..., M, N, K) for a matrix product."""
+    def _aligned(self, terms: int = 1) -> tuple[list[Node], str, str]:
+        """The operands in shapes that broadcast to (..., M, N, K / terms) for a matrix product."""
         if isinstance(self.node, Mul):
             return [], self.x.name, self.y.name
         name, layer = self.node.name, self.node.layer
         *batch_x, rows, depth = self.x.shape
         *batch_y, _, columns = self.y.shape
         swap = (*range(len(batch_y)), len(batch_y) + 1, len(batch_y))
-        left = Reshape(f"{name}.x", layer, (self.x.name,), (*batch_x, rows, 1, depth))
         turned = Transpose(f"{name}.turned", layer, (self.y.name,), swap)
-        right = Reshape(f"{name}.y", layer, (turned.name,), (*batch_y, 1, columns, depth))
-        return [left, turned, right], left.name, right.name
+        nodes: list[Node] = [turned]
+        ends: list[str] = []
+        shapes = (*batch_x, rows, 1, depth), (*batch_y, 1, columns, depth)
+        for side, source, shape in zip("xy", (self.x.name, turned.name), shapes, strict=True):
+            if terms > 1:  # neighbours along K as digits of one number
+                grouped = (*shape[:-1], depth // terms, terms)
+                nodes += [
+                    Reshape(f"{name}.{side}_terms", layer, (source,), grouped),
+                    Linear(f"{name}.{side}_digits", layer, (f"{name}.{side}_terms",),
+                           self._place_values(terms)[:, None]),
+                ]  # fmt: skip
+                source, shape = nodes[-1].name, (*shape[:-1], depth // terms)
+            nodes.append(Reshape(f"{name}.{side}", layer, (source,), shape))
+            ends.append(nodes[-1].name)
+        return nodes, ends[0], ends[1]
 
-    def _pair_sums(self) -> list[Node]:
+    def _place_values(self, terms: int) -> IntArray:
+        return np.array([self._sums**i for i in range(terms)])
+
+    def _pair_sums(self, terms: int) -> list[Node]:
         name, layer, x, y = self.node.name, self.node.layer, self.x, self.y
         e = -(x.lo + y.lo + x.hi + y.hi)
         e += e % 2 == 0  # odd, so that n (n + e) is even
-        nodes, left, right = self._aligned()
+        nodes, left, right = self._aligned(terms)
         pairs = Add(f"{name}.pair", layer, (left, right))
+        lowest = (x.lo + y.lo) * int(self._place_values(terms).sum())
         nodes += [
             pairs,
-            self._half_square(f"{name}.pair_table", pairs.name, x.lo + y.lo, x.hi + y.hi, e),
+            self._table(f"{name}.pair_table", pairs.name, lowest, self._half_squares(e, terms)),
             self._half_square(f"{name}.x_table", x.name, x.lo, x.hi, e),
             self._half_square(f"{name}.y_table", y.name, y.lo, y.hi, e),
         ]
@@ -235,6 +279,14 @@ class _Product:
         xs = np.arange(self.x.lo, self.x.hi + 1)
         ys = np.arange(self.y.lo, self.y.hi + 1)
         return (ys[:, None] * xs).ravel()
+
+    def _half_squares(self, e: int, terms: int) -> IntArray:
+        """The sum of T over the digits of every number of `terms` pair sums."""
+        n = np.arange(self._sums) + self.x.lo + self.y.lo
+        total = np.zeros(1, np.int64)
+        for _ in range(terms):
+            total = (total[:, None] + n * (n + e) // 2).ravel()
+        return total
 
     def _half_square(self, name: str, source: str, lo: int, hi: int, e: int) -> Table:
         n = np.arange(lo, hi + 1)

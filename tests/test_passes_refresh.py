@@ -5,8 +5,8 @@ import numpy as np
 from fhe_compile import compile_program, interpret, plan
 from fhe_compile.expand import expand
 from fhe_compile.passes.refresh import refresh_outputs
-from fhe_compile.program import Linear, Port, Program, Table
-from tests.programs import Builder
+from fhe_compile.program import Linear, Port, Program, Reshape, Table
+from tests.programs import Builder, same_outputs
 
 RNG = np.random.default_rng(0)
 
@@ -41,6 +41,16 @@ def test_only_where_the_plan_gets_cheaper():
     assert plan(dear).predicted_seconds < 0.8 * without_refresh(dear)
     narrow = network(200, 4, 1)
     assert "u.fresh" not in {n.name for n in expand(narrow).program.nodes}
+
+
+def test_a_table_is_seen_through_another_shape():
+    b = Builder(Port("x", (1, 4), 0, 15))
+    b.table("t", "first", "x", lambda n: n // 8)
+    b.add(Reshape("row", "first", ("t",), (1, 2, 2)))
+    b.add(Linear("y", "head", ("row",), np.full((2, 2), 100)))
+    after = refresh_outputs(b.program("y"))
+    assert after.node("y").inputs == ("row.fresh",)
+    same_outputs(b.program("y"), after)
 
 
 def without_refresh(program: Program) -> float:

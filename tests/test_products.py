@@ -47,6 +47,24 @@ def test_pair_sums_of_a_matrix_product(x, y):
     check(product(MatMul, x, y), STEEP, "pair sums")
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "depth", "terms"),
+    [
+        ((-1, 1), (0, 2), 4, 2),
+        ((0, 1), (0, 1), 6, 3),
+        ((3, 5), (-1, 0), 6, 3),
+        ((0, 1), (5, 6), 4, 2),
+    ],
+)
+def test_narrow_terms_share_a_table(x, y, depth, terms):
+    sums = x[1] - x[0] + y[1] - y[0] + 1
+    cheap = (sums**terms - 1).bit_length()
+    prices = PriceList({}, {b: 1.0 if b == cheap else 100.0 for b in range(1, 17)}, {1: 1.0})
+    program = product(MatMul, x, y, (2, 2, depth), (depth, 3))
+    expanded = check(program, prices, f"pair sums, {terms} a table")
+    assert len(expanded.node("xy.pair_table").values) == sums**terms
+
+
 @pytest.mark.parametrize(("x", "y"), RANGES)
 def test_packed_matrix_product(x, y):
     check(product(MatMul, x, y), FLAT, "packed")
@@ -85,4 +103,6 @@ def test_a_square_is_one_table_of_its_operand():
 def test_the_price_picks_the_strategy_and_is_recorded():
     _, _, (choice,) = expand_products(product(MatMul, (0, 1), (0, 1)), FLAT)
     assert choice.strategy == "packed"  # 12 lookups against 12 + 6 + 6
-    assert choice.price_ms == {"pair sums": 24.0, "packed": 12.0}
+    assert choice.price_ms == {
+        "pair sums": 24.0, "pair sums, 3 a table": 16.0, "packed": 12.0,
+    }  # fmt: skip

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeGuard
 
 from fhe_compile.bounds import Interval, analyze
 from fhe_compile.passes.sink_rounds import identity_table
-from fhe_compile.program import Linear, Node, Program, Table
+from fhe_compile.program import Linear, Node, Program, Reshape, Table, Transpose
 
 WIDEST = 3  # bits of a result that may be worth a second table
 
@@ -26,13 +27,13 @@ def refresh_outputs(program: Program, known: Mapping[str, Interval] | None = Non
     `known` holds ranges proved before products were expanded.
     """
     readers, ranges = program.consumers(), analyze(program, known)
-    tables = {node.name: node for node in program.nodes if isinstance(node, Table)}
+    made = {node.name: node for node in program.nodes}
     fresh: dict[str, Table] = {}
     nodes: list[Node] = []
     for node in program.nodes:
         last = isinstance(node, Linear) and not _looked_up(node.name, readers)
-        source = tables.get(node.inputs[0]) if last else None
-        if source is None or ranges[source.name].span_bits > WIDEST:
+        source = made.get(node.inputs[0]) if last else None
+        if not _is_table(source, made) or ranges[source.name].span_bits > WIDEST:
             nodes.append(node)
             continue
         if source.name not in fresh:
@@ -41,6 +42,13 @@ def refresh_outputs(program: Program, known: Mapping[str, Interval] | None = Non
             nodes.append(fresh[source.name])
         nodes.append(replace(node, inputs=(fresh[source.name].name,)))
     return program.replace(nodes=tuple(nodes))
+
+
+def _is_table(node: Node | None, made: Mapping[str, Node]) -> TypeGuard[Node]:
+    """Whether the value is what a table gave, in whatever shape."""
+    while isinstance(node, Reshape | Transpose):
+        node = made.get(node.inputs[0])
+    return isinstance(node, Table)
 
 
 def _looked_up(name: str, readers: dict[str, list[Node]]) -> bool:
