@@ -1,9 +1,9 @@
 """One single-head encoder block in torch and Brevitas that both compilers take.
 
 Concrete ML 1.9 has no Softmax, no ReduceMean and no product of 4-D tensors, so the block keeps to
-3-D tensors, one head, ReLU attention and a linear head over all tokens. Every sum that a table
-reads is narrow by construction: weights by their L1 norm, the two products of ciphertexts by an
-explicit rounding, in training as under encryption.
+3-D tensors and one head, and its softmax is exp(s - log(sum(exp s))). Every sum that a table reads
+is narrow by construction: weights by their L1 norm, the products of ciphertexts by an explicit
+rounding, in training as under encryption.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import brevitas.nn as qnn
 import numpy as np
@@ -25,30 +25,47 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import Task
+from quantize.augment import Augment
 from quantize.convert import best_scale
-from quantize.quantizers import ActQuant, BoundedWeight, Grid
+from quantize.quantizers import ActQuant, BoundedWeight, Grid, constant
+
+Reads = Literal["all", "first"]
 
 OPSET = 16
 BATCH = 64
-SEEDS = 5
-LEAST_LIVING = 0.05
+KEPT = 5  # bits of a product that a table reads
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Shape and bit widths; `sum_bit_width` is the widest sum of a linear layer."""
+    """Shape and bit widths; `sum_bit_width` is the widest sum of a linear layer.
+
+    The head reads "all" tokens, or the "first" and, past the block, every embedded one.
+    """
 
     tokens: int = 8
     features: int = 8
     dim: int = 16
+    score_dim: int = 16
     mlp_dim: int = 32
     num_classes: int = 10
-    act_bit_width: int = 4
+    reads: Reads = "first"
+    act_bit_width: int = 3
+    score_bit_width: int = 2
+    value_bit_width: int = 2
+    attention_bit_width: int = 2
+    softmax_bit_width: int = 3
     weight_bit_width: int = 3
-    sum_bit_width: int = 6
-    epochs: int = 60
+    sum_bit_width: int = 5
+    epochs: int = 80
     learning_rate: float = 5e-3
+    augment: float = 0.3
     seed: int = 0
+
+    @property
+    def read_dim(self) -> int:
+        """Numbers that the head reads."""
+        return self.dim * (self.tokens + (self.reads == "first"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -61,11 +78,11 @@ class PowerOfTwoRounding(nn.Module):
     Half a step is subtracted, so that no integer lies between two multiples.
     """
 
-    def __init__(self, lsbs: int, bit_width: int) -> None:
-        """`bit_width` bits are enough for what is left: nothing is clipped."""
+    def __init__(self, span: int) -> None:
+        """`span` is how far apart two results can be; five bits of that are kept."""
         super().__init__()
-        self.lsbs = lsbs
-        self.quant = ActQuant(bit_width, share_scale_of=None)
+        self.lsbs = span.bit_length() - KEPT
+        self.quant = ActQuant(KEPT + 1)  # never clips
         self.quant.log_scale.requires_grad_(False)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -107,19 +124,25 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.config = config
-        d, bits = config.dim, config.act_bit_width
+        d, bits, tokens = config.dim, config.act_bit_width, config.tokens
         self.input_quant = ActQuant(bits, signed=False)
         self.input_quant.requires_grad_(False)
         self.embed = Linear(config.features, d, config)
-        self.positions = nn.Parameter(torch.zeros(config.tokens, d))
+        self.positions = nn.Parameter(torch.zeros(tokens, d))
         self.stream_quant = ActQuant(bits)
-        self.query, self.key, self.value = (Linear(d, d, config) for _ in range(3))
-        self.query_quant, self.key_quant, self.value_quant = (ActQuant(bits) for _ in range(3))
-        product_bits = 2 * (bits - 1) + math.ceil(math.log2(d)) + 1
-        self.score_rounding = PowerOfTwoRounding(product_bits - 5, 6)
-        self.weight_quant = ActQuant(bits, signed=False)
-        context_bits = 2 * bits - 1 + math.ceil(math.log2(config.tokens)) + 1
-        self.context_rounding = PowerOfTwoRounding(context_bits - 5, 6)
+        self.query, self.key = (Linear(d, config.score_dim, config) for _ in range(2))
+        self.value = Linear(d, d, config)
+        self.query_quant, self.key_quant = (ActQuant(config.score_bit_width) for _ in range(2))
+        self.value_quant = ActQuant(config.value_bit_width)
+        top = 2 ** (config.score_bit_width - 1)
+        self.score_rounding = PowerOfTwoRounding(2 * config.score_dim * top * top)
+        self.score_quant = ActQuant(config.softmax_bit_width)
+        self.exp_quant = ActQuant(3, signed=False)
+        self.sum_rounding = PowerOfTwoRounding(tokens * 7)
+        self.log_quant = ActQuant(config.softmax_bit_width, share_scale_of=self.score_quant)
+        self.weight_quant = ActQuant(config.attention_bit_width, signed=False)
+        most = (2**config.attention_bit_width - 1) * 2**config.value_bit_width
+        self.context_rounding = PowerOfTwoRounding(tokens * most)
         self.context_quant = ActQuant(bits)
         self.out = Linear(d, d, config)
         self.attention_quant = ActQuant(bits, share_scale_of=self.stream_quant)
@@ -128,12 +151,27 @@ class Block(nn.Module):
         self.hidden_quant = ActQuant(bits, signed=False)
         self.down = Linear(config.mlp_dim, d, config)
         self.mlp_quant = ActQuant(bits, share_scale_of=self.middle_quant)
-        self.last_quant = ActQuant(bits)
-        self.head = Linear(config.tokens * d, config.num_classes, config, head=True)
+        # What the head reads lies on one grid.
+        share = self.stream_quant if config.reads == "first" else None
+        self.last_quant = ActQuant(bits, share_scale_of=share)
+        self.head = Linear(config.read_dim, config.num_classes, config, head=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One encoder block between an embedding and a head over all tokens."""
+        """One encoder block between an embedding and a head."""
         stream = self.stream_quant(self.embed(self.input_quant(x)) + self.positions)
+        branch = self.attention_quant(self.out(self._attend(stream)))
+        middle = self.middle_quant(stream.value + branch.value)
+        hidden = self.hidden_quant(torch.relu(self.up(middle)))
+        branch = self.mlp_quant(self.down(hidden))
+        last = self.last_quant(middle.value + branch.value)
+        if self.config.reads == "all":
+            read = last.value.flatten(1)
+        else:
+            read = torch.cat([last.value[:, 0], stream.value.flatten(1)], dim=1)
+        return self.head(last._replace(value=read))
+
+    def _attend(self, stream: Grid) -> Grid:
+        """softmax(q kᵀ) v of one head, (B, T, d) to (B, T, d)."""
         q, k, v = (
             quant(layer(stream))
             for layer, quant in (
@@ -142,17 +180,14 @@ class Block(nn.Module):
                 (self.value, self.value_quant),
             )
         )
-        scores = q.value @ k.value.transpose(1, 2)  # (B, T, T)
-        scores = self.score_rounding(scores, q.scale * k.scale)
-        weights = self.weight_quant(torch.relu(scores))
-        context = weights.value @ v.value  # (B, T, d)
-        context = self.context_quant(self.context_rounding(context, weights.scale * v.scale))
-        branch = self.attention_quant(self.out(context))
-        middle = self.middle_quant(stream.value + branch.value)
-        hidden = self.hidden_quant(torch.relu(self.up(middle)))
-        branch = self.mlp_quant(self.down(hidden))
-        last = self.last_quant(middle.value + branch.value)
-        return self.head(last._replace(value=last.value.flatten(1)))
+        scores = self.score_rounding(q.value @ k.value.transpose(1, 2), q.scale * k.scale)
+        p = self.score_quant(scores / math.sqrt(self.config.score_dim))  # (B, T, T)
+        exp = self.exp_quant(torch.exp(p.value))
+        total = self.sum_rounding(exp.value.sum(-1, keepdim=True), exp.scale)
+        log = self.log_quant(torch.log(total + constant(0.5 * exp.scale)))
+        weights = self.weight_quant(torch.exp(p.value - log.value))
+        context = weights.value @ v.value
+        return self.context_quant(self.context_rounding(context, weights.scale * v.scale))
 
 
 @torch.no_grad()
@@ -176,56 +211,42 @@ def calibrate(block: Block, x: Tensor) -> None:
 
 
 def train_block(config: BlockConfig, task: Task) -> Block:
-    """A trained block in eval mode; the same configuration gives the same weights.
-
-    ReLU attention can die in training: no score is positive, and the block is a plain MLP, from
-    which a compiler that learns ranges from samples drops the products. Such a block is trained
-    anew from the next seed.
-    """
-    for seed in range(config.seed, config.seed + SEEDS):
-        block = _train(config, task, seed)
-        if living_share(block, task) >= LEAST_LIVING:
-            return block
-    raise RuntimeError(f"attention dies from {SEEDS} seeds; lower learning_rate")
-
-
-@torch.no_grad()
-def living_share(block: Block, task: Task) -> float:
-    """Share of attention weights above zero, over training samples."""
-    seen: list[Grid] = []
-    handle = block.weight_quant.register_forward_hook(lambda _, __, weights: seen.append(weights))
-    block.eval()(torch.from_numpy(task.x_train[:512]))
-    handle.remove()
-    return float((seen[0].value > 0).float().mean())
-
-
-def _train(config: BlockConfig, task: Task, seed: int) -> Block:
-    torch.manual_seed(seed)
+    """A trained block in eval mode; the same configuration gives the same weights."""
+    torch.manual_seed(config.seed)
     block = Block(config)
     x, y = torch.from_numpy(task.x_train), torch.from_numpy(task.y_train)
     calibrate(block, x[:512])
     steps = math.ceil(len(x) / BATCH)
-    scales = {id(m.log_scale) for m in block.modules() if isinstance(m, ActQuant)}
     learned = [p for p in block.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if id(p) not in scales], "lr": config.learning_rate},
-        {"params": [p for p in learned if id(p) in scales], "lr": config.learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=max(1, config.epochs * steps), pct_start=0.1
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    augment = Augment(task.patch, task.input_shape, config.augment, generator)
     block.train()
     for _ in range(config.epochs):
         for index in torch.randperm(len(x), generator=generator).chunk(steps):
-            loss = nn.functional.cross_entropy(block(x[index]), y[index])
+            loss = nn.functional.cross_entropy(block(augment(x[index])), y[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(block.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     return block.eval()
+
+
+@torch.no_grad()
+def attention_spread(block: Block, task: Task) -> float:
+    """How much a weight of attention differs between samples: its deviation, in steps, averaged.
+
+    Zero means that attention is the same for every input.
+    """
+    seen: list[Grid] = []
+    handle = block.weight_quant.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    block.eval()(torch.from_numpy(task.x_train[:512]))
+    handle.remove()
+    return float((seen[0].value / seen[0].scale).std(0).mean())
 
 
 @torch.no_grad()

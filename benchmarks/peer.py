@@ -37,14 +37,14 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """Its default, 6 bits exact and approximate, fewer approximate; residual sums of 8 to 4."""
+    """Its default, 6 bits exact, 6 to 3 approximate; residual sums of 8 to 4."""
     found = [Setting("default")]
     for n_bits in (None, 6, 5, 4):
         residual = "" if n_bits is None else f", residual sums of {n_bits}"
         if n_bits is not None:
             found.append(Setting(f"default{residual}", n_bits=n_bits))
         found.append(Setting(f"6 bits exact{residual}", 6, n_bits=n_bits))
-        for bits in (6, 5, 4):
+        for bits in (6, 5, 4, 3):
             found.append(Setting(f"{bits} bits approximate{residual}", bits, True, n_bits))
     return found
 
@@ -93,16 +93,29 @@ def message(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MESSAGE]
 
 
-def run_peer(module: Any, x: NDArray[np.float32]) -> dict[str, Any]:
-    """Seconds to encrypt, run and decrypt, and how the result compares with its own clear one."""
-    module.fhe_circuit.keygen()
-    expected = module.forward(x, fhe="disable")
-    start = time.monotonic()
-    found = module.forward(x, fhe="execute")
-    seconds = time.monotonic() - start
-    return {
-        "seconds": round(seconds, 3),
-        "bit_exact": bool(np.array_equal(found, expected)),
-        "largest_difference": float(np.abs(found - expected).max()),
-        "same_class": bool((found.argmax(1) == expected.argmax(1)).all()),
-    }
+class PeerRuns:
+    """A module that is given keys when it is first run; runs as `Encrypted` times its own."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self._warm = False
+
+    def run(self, x: NDArray[np.float32]) -> dict[str, Any]:
+        """Seconds to encrypt, run and decrypt, and how that compares with its own clear result.
+
+        As with ours, the first run of a process is not the one that is timed.
+        """
+        if not self._warm:
+            self.module.fhe_circuit.keygen()
+            self.module.forward(x, fhe="execute")
+            self._warm = True
+        expected = self.module.forward(x, fhe="disable")
+        start = time.monotonic()
+        found = self.module.forward(x, fhe="execute")
+        seconds = time.monotonic() - start
+        return {
+            "seconds": round(seconds, 3),
+            "bit_exact": bool(np.array_equal(found, expected)),
+            "largest_difference": float(np.abs(found - expected).max()),
+            "same_class": bool((found.argmax(1) == expected.argmax(1)).all()),
+        }

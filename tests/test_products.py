@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fhe_compile import compile_program
 from fhe_compile.cost import PriceList
 from fhe_compile.interpret import interpret
 from fhe_compile.products import expand_products
@@ -27,7 +28,7 @@ def product(kind, x_range, y_range, x_shape=(2, 3), y_shape=(3, 2), reader=False
 
 def check(program, prices, strategy):
     expanded, known, (choice,) = expand_products(program, prices)
-    assert choice.strategy == strategy
+    assert choice.strategy == strategy, choice.price_ms
     assert not any(isinstance(node, Mul | MatMul) for node in expanded.nodes)
     rng = np.random.default_rng(0)
     for extreme in ("lo", "hi", *[""] * 20):
@@ -38,6 +39,9 @@ def check(program, prices, strategy):
             assert port.name not in known or (known[port.name].lo <= after[port.name]).all()
     return expanded
 
+
+# Tables of up to four bits are alike, wider ones out of the question.
+NO_PACKING = PriceList({}, table_ms={1: 1.0, 4: 1.0, 5: 100.0}, round_ms={1: 1.0})
 
 RANGES = [((-4, 3), (-4, 3)), ((0, 3), (-2, 1)), ((-1, 0), (0, 7)), ((5, 6), (-9, -7))]
 
@@ -81,9 +85,20 @@ def test_batched_matrix_product(x_shape, y_shape, prices):
 
 
 @pytest.mark.parametrize(("x", "y"), RANGES[:2] + RANGES[3:])
-@pytest.mark.parametrize("y_shape", [(2, 3), (3,), (2, 1)])
+@pytest.mark.parametrize("y_shape", [(3,), (2, 1)])
 def test_elementwise_product(x, y, y_shape):
     check(product(Mul, x, y, y_shape=y_shape), STEEP, "pair sums")
+
+
+@pytest.mark.parametrize(("x", "y"), [((-4, 3), (-4, 3)), ((0, 5), (-8, -1))])
+@pytest.mark.parametrize(
+    ("kind", "x_shape", "y_shape"), [(Mul, (2, 3), (2, 3)), (MatMul, (2, 1, 3), (2, 3, 1))]
+)
+def test_where_nothing_repeats_two_squares_are_cheaper_than_three_tables(
+    kind, x, y, x_shape, y_shape
+):
+    expanded = check(product(kind, x, y, x_shape, y_shape), NO_PACKING, "difference of squares")
+    assert sum(isinstance(node, Table) for node in expanded.nodes) == 2
 
 
 @pytest.mark.parametrize(("x", "y"), RANGES)
@@ -104,5 +119,23 @@ def test_the_price_picks_the_strategy_and_is_recorded():
     _, _, (choice,) = expand_products(product(MatMul, (0, 1), (0, 1)), FLAT)
     assert choice.strategy == "packed"  # 12 lookups against 12 + 6 + 6
     assert choice.price_ms == {
-        "pair sums": 24.0, "pair sums, 3 a table": 16.0, "packed": 12.0,
+        "pair sums": 24.0, "pair sums, 3 a table": 16.0, "difference of squares": 24.0,
+        "packed": 12.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "x_shape", "strategy"),
+    [(MatMul, (2, 4), "pair sums, 2 a table"), (Mul, (4, 2), "difference of squares")],
+)
+def test_decrypted_products_are_exact(kind, x_shape, strategy):
+    cheap = {"pair sums, 2 a table": 5, "difference of squares": 3}[strategy]
+    table_ms = {bits: 1.0 if bits == cheap else 100.0 for bits in range(1, 17)}
+    prices = PriceList({}, table_ms=table_ms, round_ms={1: 1.0})
+    program = product(kind, (-1, 1), (0, 2), x_shape, (4, 2))
+    circuit = compile_program(program, prices=prices)
+    assert [choice.strategy for choice in circuit.plan.choices] == [strategy]
+    circuit.keygen()
+    inputs = random_inputs(program, np.random.default_rng(0), "")
+    found = circuit.run(inputs, fhe="execute")["xy"]
+    assert np.array_equal(found, interpret(program, inputs)["xy"])

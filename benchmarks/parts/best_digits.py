@@ -9,20 +9,25 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.block import Block, BlockConfig
-from benchmarks.parts.same_block import P_ERROR, TINY, fastest, task_of
-from benchmarks.peer import Setting, assess, compile_peer, quick_settings, run_peer, settings
+from benchmarks.parts.same_block import P_ERROR, TINY, task_of
+from benchmarks.peer import PeerRuns, Setting, assess, compile_peer, quick_settings, settings
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import block
 
-# From narrow to wide: the first that is accurate enough is the one they run.
-WIDER = (
-    BlockConfig(),
-    BlockConfig(dim=24, mlp_dim=48, sum_bit_width=7),
-    BlockConfig(dim=32, mlp_dim=64, sum_bit_width=8, weight_bit_width=4),
-    BlockConfig(dim=32, mlp_dim=64, act_bit_width=5, sum_bit_width=10, weight_bit_width=4),
-    BlockConfig(dim=48, mlp_dim=96, act_bit_width=5, sum_bit_width=10, weight_bit_width=4),
+# Cheap and dear shapes, each at sums of five to seven bits: of what is accurate enough, the
+# cheapest circuit is theirs. All skip the block, as our preset does.
+_ROWS = BlockConfig(epochs=150)
+_PATCHES = replace(_ROWS, tokens=4, features=16)
+_SHAPES = (
+    replace(_PATCHES, dim=16, score_dim=4, mlp_dim=16),
+    replace(_PATCHES, dim=24, score_dim=4, mlp_dim=24),
+    replace(_PATCHES, dim=32, score_dim=8, mlp_dim=32),
+    replace(_ROWS, dim=16, score_dim=4, mlp_dim=16),
+    replace(_ROWS, dim=16, score_dim=16, mlp_dim=32),
+    replace(_ROWS, dim=24, score_dim=8, mlp_dim=32),
 )
+CANDIDATES = tuple(replace(shape, sum_bit_width=bits) for shape in _SHAPES for bits in (5, 6, 7))
 
 
 class _Candidate:
@@ -37,43 +42,38 @@ class _Candidate:
         self.setting = Setting("default")
 
     @cached_property
-    def module(self) -> Any:
+    def runs(self) -> PeerRuns:
         """Concrete ML's module at the setting chosen."""
-        return compile_peer(self.model, self.task, self.setting, P_ERROR)
+        return PeerRuns(compile_peer(self.model, self.task, self.setting, P_ERROR))
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Widen the block until Concrete ML's circuit is as accurate as our fastest digits model."""
+    """Every block that is accurate in the clear, at every setting; the cheapest that stays so."""
     ours = bench.result("digits_fast")
     goal = 0.0 if bench.quick else ours["accuracy"]
-    configs = (replace(TINY, mlp_dim=6),) if bench.quick else WIDER
+    configs = (replace(TINY, mlp_dim=6),) if bench.quick else CANDIDATES
     grid = quick_settings() if bench.quick else settings()
-    tried = []
-    best: tuple[float, _Candidate, dict[str, Any]] | None = None
+    tried, choices = [], []
     for i, config in enumerate(configs):
         candidate = _Candidate(bench, config)
         bench.say(f"block {i + 1}/{len(configs)}: {percent(candidate.accuracy)}")
         found = []
-        if candidate.accuracy >= goal or config is configs[-1]:
+        if candidate.accuracy >= goal:
             for j, setting in enumerate(grid):
                 arguments = (candidate.model, candidate.task, setting, P_ERROR)
                 found.append(bench.keep(f"{i}.{j}", assess, *arguments))
         tried.append({**config.to_dict(), "accuracy": candidate.accuracy, "settings": found})
-        chosen = fastest(found, goal)
-        if chosen is not None and (best is None or chosen["complexity"] < best[0]):
-            best = (chosen["complexity"], candidate, chosen)
-        if best is not None:
-            break
-    if best is None:  # nothing reaches it: the most accurate that compiles at all
-        reach = [(s["accuracy"], s) for s in found if "error" not in s]
-        if not reach:
-            raise RuntimeError("no setting of Concrete ML compiles the widest block")
-        chosen = max(reach, key=lambda pair: pair[0])[1]
-        best = (chosen["complexity"], candidate, chosen)
-    _, candidate, chosen = best
+        choices += [(s, candidate) for s in found if "error" not in s]
+    enough = [choice for choice in choices if choice[0]["accuracy"] >= goal]
+    if enough:
+        chosen, candidate = min(enough, key=lambda choice: choice[0]["complexity"])
+    elif choices:  # nothing stays that accurate when it is compiled
+        chosen, candidate = max(choices, key=lambda choice: choice[0]["accuracy"])
+    else:
+        raise RuntimeError("no block that is as accurate as ours compiles through Concrete ML")
     candidate.setting = next(s for s in grid if s.name == chosen["setting"])
     x = candidate.task.x_test[:1]
-    run = bench.keep("theirs", lambda: run_peer(candidate.module, x))
+    run = bench.keep("theirs", lambda: candidate.runs.run(x))
     return {
         "accuracy": ours["accuracy"],
         "peer_accuracy": chosen["accuracy"],
@@ -103,8 +103,8 @@ def render(result: Mapping[str, Any]) -> str:
 BEST_DIGITS = Part(
     "concrete_ml_best_digits",
     "The best digits model of either side",
-    "Our fast preset against the narrowest transformer block that compiles through Concrete ML "
-    "and is at least as accurate; theirs at p_error 2⁻²⁰, ours at its own stricter one.",
+    "Our fast preset against the cheapest of many transformer blocks that compile through "
+    "Concrete ML and are at least as accurate; theirs at p_error 2⁻²⁰, ours at its own stricter one.",
     measure,
     render,
     needs=("digits_fast",),
