@@ -104,7 +104,7 @@ BEST_DIGITS = Part(
     "concrete_ml_best_digits",
     "The best digits model of either side",
     "Our fast preset against the cheapest of many transformer blocks that compile through "
-    "Concrete ML and are at least as accurate; theirs at p_error 2⁻²⁰, ours at its own stricter one.",
+    "Concrete ML and are at least as accurate; theirs at p_error 2⁻²⁰, ours at its own, stricter.",
     measure,
     render,
     needs=("digits_fast",),
