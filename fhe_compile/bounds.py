@@ -15,12 +15,14 @@ import numpy as np
 
 from fhe_compile.interpret import evaluate
 from fhe_compile.program import (
+    ArgMax,
     Constant,
     IntArray,
     Linear,
     MatMul,
     Mul,
     Node,
+    Port,
     Program,
     Scale,
     Sub,
@@ -30,10 +32,20 @@ from fhe_compile.program import (
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """Element-wise lo <= value <= hi; both arrays have the value's shape."""
+    """Element-wise lo <= value <= hi; both arrays have the value's shape.
+
+    Of `one_hot` bits exactly one along the last axis is set.
+    """
 
     lo: IntArray
     hi: IntArray
+    one_hot: bool = False
+
+    @classmethod
+    def of(cls, port: Port) -> Interval:
+        """Of what comes in through a port."""
+        lo, hi = (np.full(port.shape, end, np.int64) for end in (port.lo, port.hi))
+        return cls(lo, hi, port.one_hot)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +86,10 @@ def bound(node: Node, args: list[Interval]) -> Interval:
     match node:
         case Constant():
             return Interval(node.value, node.value)
+        case Linear() if args[0].one_hot:  # a row of the weight
+            shape = (*args[0].shape[:-1], node.weight.shape[1])
+            rows = node.weight.min(0), node.weight.max(0)
+            return Interval(np.broadcast_to(rows[0], shape), np.broadcast_to(rows[1], shape))
         case Linear():
             up, down = np.maximum(node.weight, 0), np.minimum(node.weight, 0)
             x = args[0]
@@ -92,6 +108,9 @@ def bound(node: Node, args: list[Interval]) -> Interval:
             return _corners(node, args)
         case MatMul():
             return _matmul(args[0], args[1])
+        case ArgMax():
+            shape = args[0].shape
+            return Interval(np.zeros(shape, np.int64), np.ones(shape, np.int64), one_hot=True)
         case Table():
             return _table(node, args[0])
     # Everything else is monotone in every input.
@@ -108,10 +127,7 @@ def analyze(program: Program, known: Mapping[str, Interval] | None = None) -> di
     is intersected with the one found here.
     """
     known = known or {}
-    ranges = {
-        p.name: Interval(np.full(p.shape, p.lo, np.int64), np.full(p.shape, p.hi, np.int64))
-        for p in program.inputs
-    }
+    ranges = {port.name: Interval.of(port) for port in program.inputs}
     for node in program.nodes:
         found = bound(node, [ranges[i] for i in node.inputs])
         if node.name in known:

@@ -149,6 +149,7 @@ def _port_to_json(encoded: EncodedPort) -> dict[str, object]:
         "hi": int(port.hi),
         "scale": np.asarray(port.scale, dtype=float).tolist(),
         "zero_point": np.asarray(port.zero_point, dtype=float).tolist(),
+        "one_hot": port.one_hot,
         "base": _smallest(encoded.base),
         "bits": encoded.bits,
         "shift": encoded.shift,
@@ -169,6 +170,7 @@ def _port_from_json(index: int, data: dict[str, Any]) -> EncodedPort:
         hi=int(data["hi"]),
         scale=np.asarray(data["scale"], dtype=np.float64),
         zero_point=np.asarray(data["zero_point"], dtype=np.float64),
+        one_hot=bool(data.get("one_hot", False)),
     )
     base = np.asarray(data["base"], dtype=np.int64)
     return EncodedPort(port, index, base, int(data["bits"]), int(data["shift"]))

@@ -9,10 +9,13 @@ from fhe_compile.bounds import Interval
 from fhe_compile.cost import PriceList, load_prices
 from fhe_compile.encode import encode
 from fhe_compile.estimate import Estimate
+from fhe_compile.passes.centre_choices import centre_choices
 from fhe_compile.passes.common_factors import remove_common_factors
 from fhe_compile.passes.common_values import merge_common_values
 from fhe_compile.passes.dead_channels import remove_dead_channels
 from fhe_compile.passes.dead_nodes import remove_dead_nodes
+from fhe_compile.passes.expand_argmax import expand_argmax
+from fhe_compile.passes.expand_max import expand_max
 from fhe_compile.passes.fold_constants import fold_constants
 from fhe_compile.passes.fuse_tables import fuse_tables
 from fhe_compile.passes.refresh import refresh_outputs
@@ -24,6 +27,7 @@ from fhe_compile.program import Program
 
 # A program can do without these; it only costs more. The others give it the form TFHE has.
 OPTIONAL = (
+    "centre_choices",
     "fold_constants",
     "fuse_tables",
     "merge_common_values",
@@ -64,6 +68,7 @@ def expand(
         split_concats,
         sink_rounds,
         remove_dead_nodes,
+        centre_choices,
     )
     for rewrite in before:
         if rewrite.__name__ not in without:
@@ -72,7 +77,8 @@ def expand(
     if "fuse_tables" not in without:
         program = fuse_tables(program, prices=prices)
     program = tile_products(program, memory_limit)
-    program, known, choices = expand_products(program, prices)
+    program, known = expand_max(*expand_argmax(program))
+    program, known, choices = expand_products(program, prices, known)
     for rewrite in (merge_common_values, remove_dead_nodes):
         if rewrite.__name__ not in without:
             program = rewrite(program)

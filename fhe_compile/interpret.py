@@ -9,12 +9,14 @@ import numpy as np
 from fhe_compile.program import (
     Add,
     AddConst,
+    ArgMax,
     Broadcast,
     Concat,
     Constant,
     IntArray,
     Linear,
     MatMul,
+    Max,
     Mul,
     Node,
     Program,
@@ -48,6 +50,10 @@ def evaluate(node: Node, args: list[IntArray]) -> IntArray:
             return np.asarray(args[0].sum(axis=node.axes, keepdims=node.keepdims))
         case Mul():
             return args[0] * args[1]
+        case ArgMax():
+            return np.eye(args[0].shape[-1], dtype=np.int64)[args[0].argmax(-1)]
+        case Max():
+            return np.maximum(args[0], args[1])
         case MatMul():
             return args[0] @ args[1]
         case Table():

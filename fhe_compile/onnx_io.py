@@ -4,13 +4,14 @@
 |---|---|
 | Linear, MatMul | MatMul (weight an initializer, or both computed) |
 | Add, AddConst | Add |
-| Sub | Sub |
+| Sub, Max | the same name |
 | Scale, Mul | Mul |
 | Sum | ReduceSum |
 | Table | Add (index = x + offset), Gather (from the flat table) |
 | Round | Mod, Sub, Div: (x - x mod 2^lsbs) / 2^lsbs, the floor for either sign |
 | Constant, Reshape, Transpose, Slice, Concat | the same name |
 | Broadcast | Expand |
+| ArgMax | TopK (of equal numbers the first), Squeeze, OneHot |
 
 A node's ONNX name is `<layer>/<value>`. The ports' scales, zero points and bounds, and the
 program's metadata, are JSON under the metadata key `torusformer`.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ from fhe_compile.bounds import analyze
 from fhe_compile.program import (
     Add,
     AddConst,
+    ArgMax,
     Broadcast,
     Concat,
     Constant,
     IntArray,
     Linear,
     MatMul,
+    Max,
     Mul,
     Node,
     Port,
@@ -64,7 +67,8 @@ OPSET = 17
 class _Writer:
     """Collects the ONNX nodes and initializers of one program."""
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
@@ -93,7 +97,7 @@ class _Writer:
                 self.add(layer, "Add", [x[0], self.clear(f"{out}.value", node.value)], out)
             case Scale():
                 self.add(layer, "Mul", [x[0], self.clear(f"{out}.factor", node.factor)], out)
-            case Add() | Sub() | Mul() | MatMul():
+            case Add() | Sub() | Mul() | Max() | MatMul():
                 self.add(layer, node.op, x, out)
             case Sum():
                 axes = self.clear(f"{out}.axes", node.axes)
@@ -128,8 +132,18 @@ class _Writer:
                 self.add(layer, "Slice", [x[0], *limits], out)
             case Concat():
                 self.add(layer, "Concat", x, out, axis=node.axis)
+            case ArgMax():
+                self._arg_max(layer, x[0], out)
             case _:
                 raise TypeError(f"no ONNX form for {type(node).__name__}")
+
+    def _arg_max(self, layer: str, x: str, out: str) -> None:
+        one, last = self.clear(f"{out}.one", [1]), self.clear(f"{out}.axis", [-1])
+        count = self.clear(f"{out}.count", self.shapes[x][-1])
+        names = [f"{out}.largest", f"{out}.place"]
+        self.nodes.append(helper.make_node("TopK", [x, one], names, name=f"{layer}/{out}.place"))
+        index = self.add(layer, "Squeeze", [f"{out}.place", last], f"{out}.index")
+        self.add(layer, "OneHot", [index, count, self.clear(f"{out}.bits", [0, 1])], out)
 
 
 def _numbers(array: np.ndarray) -> Any:
@@ -146,6 +160,7 @@ def _port_json(port: Port) -> dict[str, Any]:
         "bit_width": port.bit_width,
         "scale": _numbers(port.scale),
         "zero_point": _numbers(port.zero_point),
+        "one_hot": port.one_hot,
     }
 
 
@@ -163,7 +178,7 @@ def describe(program: Program) -> dict[str, Any]:
 
 def to_onnx(program: Program) -> onnx.ModelProto:
     """The program as an ONNX model that ONNX Runtime runs on int64 tensors."""
-    writer = _Writer()
+    writer = _Writer({name: reach.shape for name, reach in analyze(program).items()})
     for node in program.nodes:
         writer.write(node)
     graph = helper.make_graph(
@@ -233,7 +248,13 @@ def _read_nodes(graph: onnx.GraphProto) -> list[Node]:
                 return Slice(out, layer, computed, starts, ends, steps)
             case "Concat":
                 return Concat(out, layer, computed, int(attr["axis"]))
-        both: dict[str, type[Node]] = {"MatMul": MatMul, "Add": Add, "Sub": Sub, "Mul": Mul}
+            case "OneHot":
+                index = made[x[0]]
+                parts.update((x[0], index.input[0]))
+                return ArgMax(out, layer, (made[index.input[0]].input[0],))
+        both: dict[str, type[Node]] = {
+            "MatMul": MatMul, "Add": Add, "Sub": Sub, "Mul": Mul, "Max": Max,
+        }  # fmt: skip
         with_clear: dict[str, Callable[..., Node]] = {
             "MatMul": Linear,
             "Add": AddConst,
@@ -248,7 +269,7 @@ def _read_nodes(graph: onnx.GraphProto) -> list[Node]:
     # Outermost first: a Gather or Div claims its inner steps before they are read.
     nodes = []
     for proto in reversed(graph.node):
-        if proto.output[0] not in parts:
+        if not parts.intersection(proto.output):
             if proto.op_type == "Mod":
                 raise ValueError("Mod outside a rounding")
             nodes.append(read(proto))
@@ -263,6 +284,7 @@ def _read_port(entry: dict[str, Any]) -> Port:
         int(entry["hi"]),
         np.asarray(entry["scale"], np.float64),
         np.asarray(entry["zero_point"], np.float64),
+        bool(entry.get("one_hot", False)),
     )
 
 

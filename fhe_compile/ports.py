@@ -53,6 +53,10 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
             f"input {port.name!r} holds integers in [{array.min()}, {array.max()}], it takes "
             f"[{port.lo}, {port.hi}]"
         )
+    if port.one_hot and (array.sum(axis=-1) != 1).any():
+        raise InputError(
+            f"input {port.name!r} is an index in {port.shape[-1]} bits, of which exactly one is set"
+        )
     # Concrete misreads arrays that are not contiguous, without a word.
     return np.ascontiguousarray(array, dtype=np.int64)
 

@@ -52,12 +52,15 @@ class ProductChoice:
 
 
 def expand_products(
-    program: Program, prices: PriceList
+    program: Program, prices: PriceList, known: Mapping[str, Interval] | None = None
 ) -> tuple[Program, dict[str, Interval], list[ProductChoice]]:
-    """The program without `Mul` and `MatMul`, the ranges of the products, and what was chosen."""
-    ranges, readers = analyze(program), program.consumers()
+    """The program without `Mul` and `MatMul`, ranges, and what was chosen.
+
+    The ranges are those of the products, added to `known` ones, proved before other expansions.
+    """
+    known = dict(known or {})
+    ranges, readers = analyze(program, known), program.consumers()
     outputs = {port.name for port in program.outputs}
-    known: dict[str, Interval] = {}
     choices: list[ProductChoice] = []
     nodes: list[Node] = []
     done: set[str] = set()

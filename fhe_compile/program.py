@@ -35,6 +35,9 @@ class Port:
 
     `lo` and `hi` bound every integer; `scale` and `zero_point` are scalars or broadcast over
     `shape` (a classifier with a bias per class has one zero point per class).
+
+    A `one_hot` port holds bits, along the last axis exactly one of them set: an index, written so
+    that looking it up in a clear table is linear.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Port:
     hi: int
     scale: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     zero_point: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    one_hot: bool = False
 
     @property
     def real_shape(self) -> tuple[int, ...]:
@@ -140,6 +144,20 @@ class Mul(Node):
     """x * y element-wise, broadcast, both encrypted."""
 
     op: ClassVar[str] = "Mul"
+
+
+@dataclass(frozen=True, eq=False)
+class Max(Node):
+    """The larger of x and y element-wise, broadcast, both encrypted."""
+
+    op: ClassVar[str] = "Max"
+
+
+@dataclass(frozen=True, eq=False)
+class ArgMax(Node):
+    """Along the last axis, 1 at the first of the largest numbers of x and 0 elsewhere."""
+
+    op: ClassVar[str] = "ArgMax"
 
 
 @dataclass(frozen=True, eq=False)

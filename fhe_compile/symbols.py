@@ -44,9 +44,7 @@ class Builder:
     def add_input(self, port: Port) -> str:
         """Declare an input of the program."""
         self.inputs.append(port)
-        self.ranges[port.name] = Interval(
-            np.full(port.shape, port.lo, np.int64), np.full(port.shape, port.hi, np.int64)
-        )
+        self.ranges[port.name] = Interval.of(port)
         return port.name
 
 

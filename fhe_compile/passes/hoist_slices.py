@@ -4,7 +4,7 @@ A classifier that pools one token reads one row of its last block; cutting befor
 leaves T - 1 rows of queries, scores, products and tables out. Where x has no other reader:
 
 1. Slice(Table | Round | AddConst | Scale (x)) = the same of Slice(x), its constants cut likewise.
-2. Slice(Add | Sub | Mul (x, y)): both operands cut, along the axes they do not repeat.
+2. Slice(Add | Sub | Mul | Max (x, y)): both operands cut, along the axes they do not repeat.
 3. Slice(Linear(x, W)): rows cut from x, columns from W.
 4. Slice(MatMul(x, y)): rows cut from x, columns from y, batch axes from both.
 5. Slice(Transpose | Sum | Reshape | Broadcast | Slice | Constant (x)): the cut follows its axes; a
@@ -31,6 +31,7 @@ from fhe_compile.program import (
     IntArray,
     Linear,
     MatMul,
+    Max,
     Mul,
     Node,
     Program,
@@ -93,7 +94,7 @@ def _exchange(cut: Slice, source: Node, shapes: Mapping[str, Shape]) -> list[Nod
             parts, keep = [index], {"factor": _cut_constant(source.factor, index, shape)}
         case Round():
             parts = [index]
-        case Add() | Sub() | Mul():
+        case Add() | Sub() | Mul() | Max():
             parts = [_cut_broadcast(index, operand, shape) for operand in operands]
         case Linear():
             parts = [(*index[:-1], slice(None))]

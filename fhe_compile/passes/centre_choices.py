@@ -1,0 +1,33 @@
+"""Look an index up in a table whose columns lie around zero.
+
+    onehot @ W = onehot @ (W - c) + c, since the bits of an index sum to one
+
+Every bit is a ciphertext with noise, set or not, and its weights multiply that noise: small ones
+leave more room for what reads the result. The offset c, the nearest whole number to a column's
+mean, costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fhe_compile.program import AddConst, Linear, Node, Program
+
+
+def centre_choices(program: Program) -> Program:
+    """The same program with smaller weights on one-hot inputs."""
+    choices = {port.name for port in program.inputs if port.one_hot}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        if not isinstance(node, Linear) or node.inputs[0] not in choices:
+            nodes.append(node)
+            continue
+        centre = np.rint(node.weight.mean(0)).astype(np.int64)
+        if not centre.any():
+            nodes.append(node)
+            continue
+        around = replace(node, name=f"{node.name}.centred", weight=node.weight - centre)
+        nodes += [around, AddConst(node.name, node.layer, (around.name,), centre)]
+    return program.replace(nodes=tuple(nodes))

@@ -1,0 +1,40 @@
+"""Compute the larger of two encrypted numbers with one table.
+
+    max(x, y) = y + relu(x - y)
+
+Interval arithmetic cannot see that the sum is no larger than both, so the proved range of the
+maximum itself is handed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fhe_compile.bounds import Interval, analyze
+from fhe_compile.program import Add, Max, Node, Program, Sub, Table
+
+
+def expand_max(
+    program: Program, known: Mapping[str, Interval] | None = None
+) -> tuple[Program, dict[str, Interval]]:
+    """The program without `Max`, and their ranges, added to `known` ones."""
+    known = dict(known or {})
+    ranges = analyze(program, known)
+    nodes: list[Node] = []
+    for node in program.nodes:
+        if not isinstance(node, Max):
+            nodes.append(node)
+            continue
+        name, layer, (x, y) = node.name, node.layer, node.inputs
+        lo = int((ranges[x].lo - ranges[y].hi).min())
+        hi = int((ranges[x].hi - ranges[y].lo).max())
+        above = np.maximum(np.arange(lo, hi + 1), 0)
+        nodes += [
+            Sub(f"{name}.ahead", layer, (x, y)),
+            Table(f"{name}.relu", layer, (f"{name}.ahead",), np.array(-lo), above),
+            Add(name, layer, (y, f"{name}.relu")),
+        ]
+        known[name] = ranges[name]
+    return program.replace(nodes=tuple(nodes)), known
