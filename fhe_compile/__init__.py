@@ -1,6 +1,7 @@
 """QONNX graph in; exact integer program, its cost, and its TFHE circuit out."""
 
-from fhe_compile.circuit import Circuit, CompileError, compile_program
+from fhe_compile.circuit import Circuit, compile_program
+from fhe_compile.concrete_options import CompileError
 from fhe_compile.deployment import save_deployment
 from fhe_compile.interpret import interpret
 from fhe_compile.lowering import lower

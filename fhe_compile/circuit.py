@@ -14,24 +14,27 @@ from typing import Any, Literal
 import numpy as np
 
 from fhe_compile.backend import fhe
-from fhe_compile.cost import KeySizes, PriceList, load_prices
+from fhe_compile.concrete_options import (
+    CompileError,
+    concrete_configuration,
+    explain,
+    extremes,
+    sent_key_bytes,
+)
+from fhe_compile.cost import PriceList, load_prices
 from fhe_compile.deployment import save_deployment
 from fhe_compile.encode import encode
 from fhe_compile.expand import Expanded, expand
-from fhe_compile.failure import EXACT, check_p_error, show_p_error
+from fhe_compile.failure import EXACT, check_p_error
 from fhe_compile.interpret import interpret
 from fhe_compile.plan import Plan, plan_encoded
 from fhe_compile.ports import check_ports
 from fhe_compile.program import IntArray, Program
 from fhe_compile.steps import Encoding
 from fhe_compile.trace import ProvedBitWidths, traced_function
-from torusformer import InputError, TorusformerError
+from torusformer import InputError
 
 Mode = Literal["disable", "simulate", "execute"]
-
-
-class CompileError(TorusformerError):
-    """Concrete found no parameters, or refused the circuit."""
 
 
 class Circuit:
@@ -100,19 +103,7 @@ class Circuit:
     @property
     def key_bytes(self) -> int:
         """Bytes of the evaluation keys as they are sent: compressed, seeds for what is random."""
-        keyset = self.inner.server.program_info.get_keyset_info()
-        dimension = {i: key.dimension() for i, key in enumerate(keyset.secret_keys())}
-        bootstrap = sum(
-            KeySizes(
-                key.input_lwe_dimension(), key.glwe_dimension(), key.polynomial_size(), key.level()
-            ).sent_bytes
-            for key in keyset.bootstrap_keys()
-        )
-        keyswitch = sum(
-            dimension[key.input_secret_key_id()] * key.level() * 8
-            for key in keyset.keyswitch_keys()
-        )
-        return int(bootstrap + keyswitch)
+        return sent_key_bytes(self.inner.server)
 
 
 def compile_program(
@@ -138,51 +129,13 @@ def compile_program(
     plan = plan_encoded(expanded, encoding, prices, p_error)
     function = traced_function(encoding)
     labels = ProvedBitWidths(encoding)
-    configuration = fhe.Configuration(
-        p_error=p_error,
-        compress_evaluation_keys=True,  # a sixth of the bytes; the server expands them once
-        additional_pre_processors=[labels],
-        fhe_simulation=simulate,
-        fhe_execution=not simulate,
-        loop_parallelize=True,
-        enable_unsafe_features=False,
-        range_restriction=_fast_polynomials(),
-        enable_tlu_fusing=False,  # done, and counted, before
-        optimize_tlu_based_on_original_bit_width=True,
-        dump_artifacts_on_unexpected_failures=False,
-    )
-    lowest = tuple(np.zeros(p.port.shape, dtype=np.int64) for p in encoding.inputs)
-    highest = tuple(np.full(p.port.shape, p.port.hi - p.port.lo) for p in encoding.inputs)
+    configuration = concrete_configuration(p_error, labels, simulate)
     report(f"compiling {plan.pbs_total:,} bootstraps")
     names = inspect.signature(function).parameters
     try:
         compiler = fhe.Compiler(function, dict.fromkeys(names, "encrypted"))
-        inner = compiler.compile([lowest, highest], configuration)
+        inner = compiler.compile(extremes(encoding), configuration)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise CompileError(_explain(error, plan, p_error)) from error
+        raise CompileError(explain(error, plan.rows, p_error)) from error
     labels.restore()
     return Circuit(program, expanded, encoding, plan, inner)
-
-
-def _fast_polynomials() -> fhe.compilation.configuration.RangeRestriction:
-    """Polynomials of 1024 coefficients and more.
-
-    Concrete's cost model takes the small ones for cheaper than they run: an exact rounding is up to
-    a fifth faster without them. Security is the same 128 bits.
-    """
-    restriction = fhe.compilation.configuration.RangeRestriction()
-    for log in range(10, 17):
-        restriction.add_available_glwe_log_polynomial_size(log)
-    return restriction
-
-
-def _explain(error: Exception, plan: Plan, p_error: float) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    widest = max(plan.rows, key=lambda row: row.bits, default=None)
-    where = f"; the widest {widest.op} is {widest.tag} with {widest.bits} bits" if widest else ""
-    if "NoParametersFound" in str(error):
-        return (
-            f"Concrete finds no 128-bit secure parameters for p_error {show_p_error(p_error)}"
-            f"{where}: lower accumulator_bit_width, round sooner, or allow a larger p_error"
-        )
-    return f"Concrete refused the circuit: {reason}{where}"

@@ -49,9 +49,17 @@ from fhe_compile.steps import (
 )
 
 
-def encode(program: Program, known: Mapping[str, Interval] | None = None) -> Encoding:
-    """Encode an expanded program; `known` holds ranges proved before expansion."""
-    encoder = _Encoder(program, analyze(program, known))
+def encode(
+    program: Program,
+    known: Mapping[str, Interval] | None = None,
+    wires: Mapping[str, Port] | None = None,
+) -> Encoding:
+    """Encode an expanded program; `known` holds ranges proved before expansion.
+
+    `wires` names the ports that pass ciphertexts between functions; the bounds given there hold at
+    both ends.
+    """
+    encoder = _Encoder(program, analyze(program, known), wires or {})
     inputs = [encoder.enter(port) for port in program.inputs]
     for node in program.nodes:
         encoder.values[node.name] = encoder.place(node)
@@ -75,8 +83,10 @@ class _Value:
 
 
 class _Encoder:
-    def __init__(self, program: Program, ranges: Mapping[str, Interval]) -> None:
-        self.ranges = ranges
+    def __init__(
+        self, program: Program, ranges: Mapping[str, Interval], wires: Mapping[str, Port]
+    ) -> None:
+        self.ranges, self.wires = ranges, wires
         self.read_by_nodes = program.consumers().keys()
         self.steps: list[Step] = []
         self.values: dict[str, _Value] = {}
@@ -101,15 +111,21 @@ class _Encoder:
 
     def enter(self, port: Port) -> EncodedPort:
         """An input: the client encrypts integer - lo."""
-        base, bits = np.array(port.lo), bits_for(port.hi - port.lo)
+        wire = self.wires.get(port.name)
+        base, bits = wire_layout(wire) if wire else (np.array(port.lo), bits_for(port.hi - port.lo))
         made = Step("input", (), port.shape, "input", port.name, bits, layout=(port.name,))
         step = self.emit(made)
-        self.values[port.name] = _Value(step, np.full(port.shape, port.lo))
-        return EncodedPort(port, step, base, bits)
+        self.values[port.name] = _Value(step, np.full(port.shape, base))
+        return EncodedPort(port, step, base, bits, wired=wire is not None)
 
     def leave(self, port: Port) -> EncodedPort:
         """An output; one that is a rounding is shifted by the client, for nothing."""
         value = self.values[port.name]
+        if wire := self.wires.get(port.name):
+            base, bits = wire_layout(wire)
+            tag = f"output.{port.name}"
+            step = self.align(value, np.broadcast_to(base, port.shape), bits, "output", tag)
+            return EncodedPort(port, step, base, bits, wired=True)
         if value.shift:
             bits = self.steps[value.step].bits
             return EncodedPort(port, value.step, value.base, bits, value.shift)
@@ -212,6 +228,15 @@ class _Encoder:
             case _:
                 raise TypeError(f"{node.layer}: {node.op} must be expanded before it is encoded")
         return _Value(steps[0] if same else self.make(node, op, steps, layout=layout), base)
+
+
+def wire_layout(port: Port) -> tuple[IntArray, int]:
+    """Base and bits of what passes between functions.
+
+    One below the lowest: a clear addition has to stand behind the table that made the value, since
+    a bare table result keeps its table's key and readers of another width could not take it.
+    """
+    return np.array(port.lo - 1), bits_for(port.hi - port.lo + 1)
 
 
 def table_base(x: Interval, offset: IntArray) -> tuple[IntArray, int]:

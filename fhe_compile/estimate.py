@@ -21,11 +21,15 @@ ROUNDING = 0  # stands for the parameters of roundings where tables have their b
 class Estimate:
     """Parameters of every width of table in one circuit, and the bytes of its keys."""
 
-    def __init__(self, encoding: Encoding, prices: PriceList) -> None:
+    def __init__(
+        self, encoding: Encoding, prices: PriceList, module: Estimate | None = None
+    ) -> None:
+        """`module`: of all functions joined, where this is one of several with the same keys."""
         self.encoding, self.prices = encoding, prices
-        self.roots = component_roots(encoding.steps)
-        self.noise = squared_weights(encoding.steps)
-        self.precision = self._precision()
+        self.roots = component_roots(encoding.steps, encoding.links)
+        self.noise = squared_weights(encoding)
+        self.precision: dict[int, dict[str, float]]
+        self.precision = module.precision if module else self._precision()
 
     def bits_read(self, step: Step) -> int:
         """Bits that a lookup reads."""
@@ -137,9 +141,10 @@ class Estimate:
     def _bootstrap_bytes(self) -> int:
         return sum(self._sizes(p).bootstrap_bytes for p in self._partitions())
 
-    def peak_memory_bytes(self) -> int:
+    def peak_memory_bytes(self, of_keys: Estimate | None = None) -> int:
         """Process, keys, bootstrap keys once more in Fourier form, ciphertexts alive at once."""
-        keys = self.expanded_key_bytes() + self._bootstrap_bytes()
+        of_keys = of_keys or self
+        keys = of_keys.expanded_key_bytes() + of_keys._bootstrap_bytes()
         ciphertexts = max(self.ciphertext_bytes_by_layer().values(), default=0)
         return PROCESS_BYTES + keys + ciphertexts
 
@@ -175,14 +180,19 @@ class Estimate:
         return peak
 
 
-def squared_weights(steps: tuple[Step, ...]) -> list[float]:
-    """Per step, the largest sum of squared weights from table results to one of its elements."""
+def squared_weights(encoding: Encoding) -> list[float]:
+    """Per step, the largest sum of squared weights from table results to one of its elements.
+
+    What comes in on a wire is a table's result.
+    """
+    steps = encoding.steps
+    wired = {port.step for port in encoding.inputs if port.wired}
     noise: list[float] = []
-    for step in steps:
+    for i, step in enumerate(steps):
         args = [noise[a] for a in step.args]
         match step.op:
             case "input" | "zeros":
-                noise.append(0.0)
+                noise.append(1.0 if i in wired else 0.0)
             case "lookup":
                 noise.append(1.0)
             case "truncate":

@@ -196,11 +196,20 @@ def plan(program: Program, prices: PriceList | None = None, p_error: float | Non
 
 
 def plan_encoded(
-    expanded: Expanded, encoding: Encoding, prices: PriceList, p_error: float = EXACT
+    expanded: Expanded,
+    encoding: Encoding,
+    prices: PriceList,
+    p_error: float = EXACT,
+    module: Estimate | None = None,
 ) -> Plan:
-    """`plan` of a program that is expanded and encoded already."""
+    """`plan` of a program that is expanded and encoded already.
+
+    `module` is the estimate of all functions together where this is one of several: parameters
+    and keys are those that all of them share.
+    """
     _check_widths(encoding)
-    estimate = Estimate(encoding, prices)
+    estimate = Estimate(encoding, prices, module)
+    keys = module or estimate
     rows = []
     for step in encoding.steps:
         if step.op == LOOKUP:
@@ -215,11 +224,11 @@ def plan_encoded(
         rows=tuple(rows),
         choices=expanded.choices,
         max_bit_width=max((row.bits for row in rows), default=0),
-        key_bytes=estimate.key_bytes(),
-        peak_memory_bytes=estimate.peak_memory_bytes(),
+        key_bytes=keys.key_bytes(),
+        peak_memory_bytes=estimate.peak_memory_bytes(keys),
         p_error=p_error,
         ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
-        key_bytes_by_bit_width=estimate.key_bytes_by_bit_width(),
+        key_bytes_by_bit_width=keys.key_bytes_by_bit_width(),
         prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
     )
 

@@ -55,13 +55,17 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPort:
-    """Where a program input enters or an output leaves: integer = (rep + base) >> shift."""
+    """Where a program input enters or an output leaves: integer = (rep + base) >> shift.
+
+    What is `wired` passes between functions of a module as a ciphertext.
+    """
 
     port: Port
     step: int
     base: IntArray
     bits: int
     shift: int = 0
+    wired: bool = False
 
     def encode(self, value: IntArray) -> IntArray:
         """Program integers to what is encrypted, both of the port's shape."""
@@ -74,12 +78,17 @@ class EncodedPort:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """Steps in order, the ports, and for every step the bits its ciphertexts are laid out for."""
+    """Steps in order, the ports, and for every step the bits its ciphertexts are laid out for.
+
+    `links` are pairs of steps whose results are the same ciphertext: where functions were joined,
+    the output of one and the input of another.
+    """
 
     steps: tuple[Step, ...]
     inputs: tuple[EncodedPort, ...]
     outputs: tuple[EncodedPort, ...]
     widths: tuple[int, ...]
+    links: tuple[tuple[int, int], ...] = ()
 
     @property
     def returned(self) -> tuple[int, ...]:
@@ -97,8 +106,8 @@ def bits_for(span: int) -> int:
     return max(1, int(span).bit_length())
 
 
-def component_roots(steps: tuple[Step, ...]) -> list[int]:
-    """Per step, one number that it shares with all steps linked to it by anything but a lookup."""
+def component_roots(steps: tuple[Step, ...], links: tuple[tuple[int, int], ...] = ()) -> list[int]:
+    """Per step, one number that it shares with all steps tied to it by anything but a lookup."""
     root = list(range(len(steps)))
 
     def find(i: int) -> int:
@@ -111,12 +120,16 @@ def component_roots(steps: tuple[Step, ...]) -> list[int]:
         if step.op != LOOKUP:
             for arg in step.args:
                 root[find(arg)] = find(i)
+    for one, other in links:
+        root[find(one)] = find(other)
     return [find(i) for i in range(len(steps))]
 
 
-def shared_widths(steps: tuple[Step, ...]) -> tuple[int, ...]:
+def shared_widths(
+    steps: tuple[Step, ...], links: tuple[tuple[int, int], ...] = ()
+) -> tuple[int, ...]:
     """Per step, the largest `bits` in its component: what its ciphertexts are laid out for."""
-    roots = component_roots(steps)
+    roots = component_roots(steps, links)
     width: dict[int, int] = {}
     for root, step in zip(roots, steps, strict=True):
         width[root] = max(width.get(root, 1), step.bits)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from fhe_compile.bounds import analyze
-from fhe_compile.circuit import Circuit, CompileError, compile_program
+from fhe_compile.circuit import Circuit, compile_program
+from fhe_compile.concrete_options import CompileError
 from fhe_compile.encode import encode
 from fhe_compile.expand import expand
 from fhe_compile.interpret import interpret

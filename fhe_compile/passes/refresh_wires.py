@@ -1,0 +1,53 @@
+"""Look up once more what leaves on a wire, unless a table made it.
+
+A ciphertext that goes round between functions must not gather noise: on every wire is the fresh
+result of a bootstrap, which is also what the readers at the other end are planned for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from fhe_compile.bounds import Interval, analyze
+from fhe_compile.expand import Expanded
+from fhe_compile.passes.sink_rounds import identity_table
+from fhe_compile.program import Node, Program, Reshape, Table, Transpose
+
+
+def refresh_wires(expanded: Expanded, wired: Collection[str]) -> Expanded:
+    """The same program whose outputs named in `wired` are tables, or tables in another shape."""
+    program = expanded.program
+    made: Mapping[str, Node] = {node.name: node for node in program.nodes}
+    ranges = analyze(program, expanded.known)
+    stale = {
+        port.name
+        for port in program.outputs
+        if port.name in wired and not _is_fresh(port.name, made)
+    }
+    if not stale:
+        return expanded
+    known: dict[str, Interval] = {
+        f"{name}.stale" if name in stale else name: reach for name, reach in expanded.known.items()
+    }
+    nodes: list[Node] = []
+    for node in program.nodes:
+        inputs = tuple(f"{name}.stale" if name in stale else name for name in node.inputs)
+        node = node.with_inputs(inputs)
+        if node.name not in stale:
+            nodes.append(node)
+            continue
+        before = replace(node, name=f"{node.name}.stale")
+        nodes += [before, identity_table(node.name, before, ranges[node.name])]
+    return replace(expanded, program=_with(program, nodes), known=known)
+
+
+def _with(program: Program, nodes: list[Node]) -> Program:
+    return program.replace(nodes=tuple(nodes))
+
+
+def _is_fresh(name: str, made: Mapping[str, Node]) -> bool:
+    node = made.get(name)
+    while isinstance(node, Reshape | Transpose):
+        node = made.get(node.inputs[0])
+    return isinstance(node, Table)
