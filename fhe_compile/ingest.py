@@ -17,11 +17,22 @@ import onnx
 from onnx import helper, numpy_helper
 
 from fhe_compile.arithmetic import batch_norm, binary, matmul, reduce
+from fhe_compile.choice import as_integers, for_each, index_input, is_choice, look_up
 from fhe_compile.elementwise import ELEMENTWISE, apply
 from fhe_compile.layout import apply_move, concat, layout_moves, transpose_by
 from fhe_compile.program import Node, Port, Program, Reshape
 from fhe_compile.quant import quantize, quantizer
-from fhe_compile.symbols import Affine, Builder, Clear, Pending, Raw, Symbol, squeezed
+from fhe_compile.symbols import (
+    Affine,
+    Builder,
+    Chosen,
+    Clear,
+    Index,
+    Pending,
+    Raw,
+    Symbol,
+    squeezed,
+)
 from torusformer import LoweringError, TorusformerError
 
 QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
@@ -57,7 +68,7 @@ class _Ingest:
         }
         for value in graph.input:
             if value.name not in self.symbols:
-                self.symbols[value.name] = Raw(value.name, _static_shape(value))
+                self.symbols[value.name] = _input(value)
 
     def run(self, metadata: Mapping[str, str]) -> Program:
         for proto in self.graph.node:
@@ -96,9 +107,18 @@ class _Ingest:
         return self.symbols[name]
 
     def visit(self, layer: str, proto: onnx.NodeProto) -> list[Symbol]:
+        args = [self.argument(i) for i in proto.input]
+        if is_choice(args):
+            return for_each(lambda constants: self.evaluate(layer, proto, constants), args)
+        args = [as_integers(self.builder, layer, a) if isinstance(a, Chosen) else a for a in args]
+        return self.evaluate(layer, proto, args)
+
+    def evaluate(
+        self, layer: str, proto: onnx.NodeProto, args: list[Symbol | None]
+    ) -> list[Symbol]:
+        """The results of one operator on these symbols."""
         op = proto.op_type
         attr = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        args = [self.argument(i) for i in proto.input]
         if op in ("Quant", "IntQuant") and proto.domain in QUANT_DOMAINS:
             return [self.quant(layer, args, attr)]
         if proto.domain not in ("", "ai.onnx"):
@@ -109,6 +129,8 @@ class _Ingest:
             return [Clear(np.array(args[0].shape, np.int64))]
         if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear)):
             return [args[0]]  # type: ignore[list-item]
+        if op == "Gather" and isinstance(args[1], Index):
+            return [look_up(self.builder, args[0], args[1], int(attr.get("axis", 0)))]
         if op == "Gather" and not isinstance(args[1], Clear):
             return [self.lookup(proto, args)]
         moves = layout_moves(layer, op, args, attr, len(proto.output))
@@ -147,6 +169,8 @@ class _Ingest:
         if op not in ELEMENTWISE:
             cure = _CURES.get(op, "express it with products, sums and element-wise functions")
             raise LoweringError(f"operator {op} is not supported; {cure}")
+        if any(isinstance(a, Index) for a in given):
+            raise LoweringError("computes with an index; look it up in an embedding first")
         if any(isinstance(a, Raw) for a in given):
             raise LoweringError(
                 "reads the graph input before any quantizer; start the model with a QuantIdentity"
@@ -196,6 +220,8 @@ class _Ingest:
     def output(self, name: str, found: dict[str, Port]) -> None:
         """Add the port of a graph output to `found`, under the value that makes it."""
         symbol = self.argument(name)
+        if isinstance(symbol, Chosen):
+            symbol = as_integers(self.builder, "output", symbol)
         if not isinstance(symbol, Affine):
             kind = (
                 f"a float tensor (after {symbol.proto.op_type})"
@@ -238,6 +264,12 @@ def _constant(attr: dict[str, Any]) -> np.ndarray:
         if key + "s" in attr:
             return np.array(attr[key + "s"], dtype)
     raise LoweringError("a Constant without a number")
+
+
+def _input(value: onnx.ValueInfoProto) -> Raw | Index:
+    if value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        return index_input(value.name, _static_shape(value))
+    return Raw(value.name, _static_shape(value))
 
 
 def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from fhe_compile.program import (
     Slice,
     Transpose,
 )
-from fhe_compile.symbols import Affine, Builder, Clear, Movement, Pending, Raw, Symbol, moved
+from fhe_compile.symbols import Affine, Builder, Clear, Movement, Symbol, moved
 from torusformer import LoweringError
 
 Attributes = dict[str, Any]
@@ -170,7 +170,7 @@ def concat(builder: Builder, layer: str, args: list[Symbol], axis: int) -> Symbo
     """Concatenation of affine and constant symbols."""
     names, scales, offsets = [], [], []
     for arg in args:
-        if isinstance(arg, Pending | Raw):
+        if not isinstance(arg, Affine | Clear):
             raise LoweringError(
                 "Concat joins a tensor that has no quantizer; add a QuantIdentity before it"
             )

@@ -104,6 +104,8 @@ def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symb
         return _quantize_clear(symbol, q)
     if isinstance(symbol, Raw):
         return _quantize_input(builder, layer, symbol, q)
+    if not isinstance(symbol, Affine | Pending):
+        raise LoweringError(f"{layer}: quantizes an index; look it up in an embedding")
     scale = np.broadcast_to(q.scale, symbol.shape)
     if isinstance(symbol, Affine):
         if _is_identity(builder, symbol, q):

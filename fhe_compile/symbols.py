@@ -5,6 +5,8 @@
 * `Affine`: real = scale * integer + offset, the integer being a value of the program.
 * `Pending`: an element-wise expression over affine values that waits for its quantizer to
   become one table.
+* `Index`: a whole number that the client holds, an index into something (a token).
+* `Chosen`: what depends on an index alone: a constant for each value it can take.
 
 Scales and offsets are float64 arrays of the tensor's full shape: per-tensor, per-channel and
 per-element then need no cases of their own.
@@ -131,7 +133,28 @@ class Pending:
         return list(dict.fromkeys(a.var for a in self.leaves() if isinstance(a, Affine)))
 
 
-Symbol = Clear | Raw | Affine | Pending
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The graph input `name`, one whole number, in a tensor of `shape` that has one element."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """`entries[i]` where the index `name` is i; all have one shape, and one scale if quantized."""
+
+    name: str
+    entries: tuple[Clear, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.entries[0].shape
+
+
+Symbol = Clear | Raw | Affine | Pending | Index | Chosen
 
 
 def affine(var: str, shape: tuple[int, ...], scale: object, offset: object = 0.0) -> Affine:
@@ -174,6 +197,8 @@ def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbo
             args = tuple(visit(a, shape) for a in part.args)
             new_shape = move.array(np.empty(shape, np.int8)).shape
             return Pending(part.proto, args, new_shape, part.entries)
+        if isinstance(part, Index):
+            return Index(part.name, move.array(np.empty(shape, np.int8)).shape)
         if isinstance(part, Raw):
             return Raw(part.name, part.input_shape, part.scale, part.offset, (*part.moves, move))
         return None

@@ -97,4 +97,6 @@ class GraphMaker:
 
 def float_outputs(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     """The graph's outputs in floating point."""
-    return ReferenceEvaluator(model, new_ops=[Quant]).run(None, {"x": x.astype(np.float32)})
+    return ReferenceEvaluator(model, new_ops=[Quant]).run(
+        None, {"x": x if x.dtype.kind == "i" else x.astype(np.float32)}
+    )
