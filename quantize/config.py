@@ -29,6 +29,8 @@ class QuantConfig:
     `fold_mean` takes a layer norm's mean out of the weights of what writes into the residual
     stream (arXiv 2401.15024): an RMS norm is left, two tables and many roundings a token cheaper.
 
+    `token_bit_width`: in a decoder, bits of what a token alone adds to a sum of the MLP.
+
     `input_unary` sends an input n of b bits as the 2^b - 1 bits n >= 1, n >= 2, ...: more
     ciphertexts, which cost no bootstrap, but sums of the same width take more weights.
 
@@ -61,6 +63,7 @@ class QuantConfig:
     square_bit_width: int | None = None
     rsqrt_bit_width: int = 2
     fold_mean: bool = False
+    token_bit_width: int = 4
     head_weight_bit_width: int = 4
     head_sum_bit_width: int = 10
     weight_quant: WeightQuant = "bounded"

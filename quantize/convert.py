@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -106,6 +107,14 @@ def calibrate(qat: QuantTransformer, x: NDArray[np.float32] | Tensor) -> None:
     Quantizers on one grid (residual stream, scores and log-sums) pool what they see.
     """
     x = torch.as_tensor(x)[:CALIBRATION_SAMPLES]
+    set_scales(qat, lambda: qat(x))
+    scale = float(torch.exp2(qat.input_quant.log_scale))
+    qat.input_quant.set_scale(_off_ties(scale, x))
+
+
+@torch.no_grad()
+def set_scales(model: nn.Module, run: Callable[[], object]) -> None:
+    """Set the scale of every activation from what it sees while the model is `run`."""
     seen: dict[int, list[tuple[Tensor, float, float]]] = {}
 
     def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -116,18 +125,16 @@ def calibrate(qat: QuantTransformer, x: NDArray[np.float32] | Tensor) -> None:
 
     handles = [
         m.register_forward_pre_hook(partial(observe))
-        for m in qat.modules()
+        for m in model.modules()
         if isinstance(m, ActQuant) and not m.is_fixed
     ]
-    was_training = qat.training
-    qat.train()
+    was_training = model.training
+    model.train()
     for _ in range(2):  # the second pass knows every user of a shared grid
-        qat(x)
+        run()
     for handle in handles:
         handle.remove()
-    scale = float(torch.exp2(qat.input_quant.log_scale))
-    qat.input_quant.set_scale(_off_ties(scale, x))
-    qat.train(was_training)
+    model.train(was_training)
 
 
 def _off_ties(scale: float, x: Tensor) -> float:

@@ -14,6 +14,7 @@ from quantize.layers import (
     AccumulatorRounding,
     QuantHead,
     RoundedLinear,
+    in_a_row,
     matmul,
     side_by_side,
 )
@@ -87,7 +88,7 @@ class FoldedBlock(nn.Module):
         context = self.context_rounding(matmul(a, v._replace(value=split)))  # (B, h, 1, d)
         c = self.context_quant(context.value.reshape(-1, self.heads * self.head_dim))
         hidden = self.activation_quant(self.activation(self.up(c)))
-        return self.head(side_by_side([c, hidden, *([pixels] if self.skip else [])]))
+        return self.head(side_by_side([c, hidden, *([in_a_row(pixels)] if self.skip else [])]))
 
     @torch.no_grad()
     def fold(self, model: Transformer) -> None:

@@ -160,6 +160,26 @@ class QuantHead(nn.Module):
         return self.linear(x.value) + self.bias
 
 
+class TokenHead(nn.Module):
+    """Logits that compare as integers: what a token alone adds comes in whole steps of them."""
+
+    def __init__(self, in_features: int, out_features: int, config: QuantConfig) -> None:
+        """A linear layer without a bias."""
+        super().__init__()
+        self.linear = build_head(in_features, out_features, config)
+        self._step: Tensor | None = None  # of a logit, in the last run
+
+    def forward(self, x: Grid, offset: Tensor) -> Tensor:
+        """(..., in) and the offset (..., out), rounded, to (..., out)."""
+        if torch.onnx.is_in_onnx_export():
+            assert self._step is not None
+            return self.linear(x.value) + quantize_to(offset, self._step, ROUND_BITS)
+        weight = self.linear.quant_weight()
+        self._step = (weight.scale * x.scale).detach().reshape(())
+        logits = nn.functional.linear(x.value, weight.value)
+        return logits + quantize_to(offset, self._step, ROUND_BITS)
+
+
 def matmul(x: Grid, y: Grid) -> Grid:
     """x @ y of two encrypted tensors (..., M, K) and (..., K, N)."""
     corners = torch.stack([x.lo * y.lo, x.lo * y.hi, x.hi * y.lo, x.hi * y.hi])
@@ -169,18 +189,23 @@ def matmul(x: Grid, y: Grid) -> Grid:
 
 
 def side_by_side(parts: Sequence[Grid]) -> Grid:
-    """Everything of each sample in a row, on the grid of the first part.
+    """Parts (..., n) in a row, on the grid of the first.
 
     What a step of another part is worth is up to the weights that read it.
     """
     scale = parts[0].scale
-    values = [part.value.flatten(1) / part.scale * scale for part in parts[1:]]
+    values = [part.value / part.scale * scale for part in parts[1:]]
     return Grid(
-        torch.cat([parts[0].value.flatten(1), *values], dim=1),
+        torch.cat([parts[0].value, *values], dim=-1),
         scale,
         torch.stack([part.lo for part in parts]).min(),
         torch.stack([part.hi for part in parts]).max(),
     )
+
+
+def in_a_row(x: Grid) -> Grid:
+    """Everything of a sample in a row, (B, ...) to (B, n)."""
+    return x._replace(value=x.value.flatten(1))
 
 
 def add(x: Grid, y: Grid) -> Grid:

@@ -112,7 +112,8 @@ def evaluate(model: nn.Module, x: NDArray[np.float32] | Tensor, y: NDArray[np.in
     return float((predict(model, x).argmax(axis=1) == np.asarray(y)).mean())
 
 
-def _optimizer(model: nn.Module, config: TrainConfig, rate: float) -> torch.optim.AdamW:
+def optimizer_for(model: nn.Module, config: TrainConfig, rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices only; learned scales have a rate of their own."""
     scales = {id(m.log_scale) for m in model.modules() if isinstance(m, ActQuant)}
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -164,7 +165,7 @@ def train(
     x, y = torch.from_numpy(task.x_train), torch.from_numpy(task.y_train)
     augment = Augment(task.patch, task.input_shape, config.augment, generator)
     steps = math.ceil(len(x) / config.batch_size)
-    optimizer = _optimizer(model, config, rate)
+    optimizer = optimizer_for(model, config, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

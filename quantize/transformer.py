@@ -12,7 +12,7 @@ from models.config import TransformerConfig
 from quantize.attention import QuantQueryAttention, build_attention
 from quantize.config import QuantConfig
 from quantize.folded import FoldedBlock, folds
-from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add, side_by_side
+from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add, in_a_row, side_by_side
 from quantize.norms import build_quant_norm
 from quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
 
@@ -105,7 +105,9 @@ class QuantTransformer(nn.Module):
         for block in self.blocks:
             stream = block(stream)
         found: Grid = self.norm(self._pool(stream))
-        return self.head(side_by_side([found, pixels]) if self.model_config.skip else found)
+        return self.head(
+            side_by_side([found, in_a_row(pixels)]) if self.model_config.skip else found
+        )
 
     def _pool(self, x: Grid) -> Grid:
         if self.model_config.pooling != "mean":

@@ -10,12 +10,12 @@ from typing import Any
 
 from benchmarks.block import Block, BlockConfig
 from benchmarks.parts.same_block import P_ERROR, TINY, task_of
-from benchmarks.peer import PeerRuns, Setting, assess, compile_peer, quick_settings, settings
+from benchmarks.peer import PeerRuns, Setting, assess, compile_peer, fast_settings, quick_settings
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
-from benchmarks.trained import block
+from benchmarks.trained import block, digest
 
-# Cheap and dear shapes, each at sums of five to seven bits: of what is accurate enough, the
+# Cheap and dear shapes, each at sums of five or six bits: of what is accurate enough, the
 # cheapest circuit is theirs. All skip the block, as our preset does.
 _ROWS = BlockConfig(epochs=150)
 _PATCHES = replace(_ROWS, tokens=4, features=16)
@@ -27,7 +27,7 @@ _SHAPES = (
     replace(_ROWS, dim=16, score_dim=16, mlp_dim=32),
     replace(_ROWS, dim=24, score_dim=8, mlp_dim=32),
 )
-CANDIDATES = tuple(replace(shape, sum_bit_width=bits) for shape in _SHAPES for bits in (5, 6, 7))
+CANDIDATES = tuple(replace(shape, sum_bit_width=bits) for shape in _SHAPES for bits in (5, 6))
 
 
 class _Candidate:
@@ -52,16 +52,17 @@ def measure(bench: Bench) -> dict[str, Any]:
     ours = bench.result("digits_fast")
     goal = 0.0 if bench.quick else ours["accuracy"]
     configs = (replace(TINY, mlp_dim=6),) if bench.quick else CANDIDATES
-    grid = quick_settings() if bench.quick else settings()
+    grid = quick_settings() if bench.quick else fast_settings()
     tried, choices = [], []
     for i, config in enumerate(configs):
         candidate = _Candidate(bench, config)
         bench.say(f"block {i + 1}/{len(configs)}: {percent(candidate.accuracy)}")
         found = []
         if candidate.accuracy >= goal:
-            for j, setting in enumerate(grid):
+            for setting in grid:
                 arguments = (candidate.model, candidate.task, setting, P_ERROR)
-                found.append(bench.keep(f"{i}.{j}", assess, *arguments))
+                key = f"{digest({**config.to_dict(), 'setting': setting.name})}"
+                found.append(bench.keep(key, assess, *arguments))
         tried.append({**config.to_dict(), "accuracy": candidate.accuracy, "settings": found})
         choices += [(s, candidate) for s in found if "error" not in s]
     enough = [choice for choice in choices if choice[0]["accuracy"] >= goal]

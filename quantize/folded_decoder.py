@@ -1,0 +1,103 @@
+"""A decoder of one block without norms, in as few tables as it takes: tokens in, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.causal import rotations, split, turned
+from models.decoder import Decoder
+from models.decoder_config import DecoderConfig
+from quantize.causal import CausalCore
+from quantize.config import QuantConfig
+from quantize.layers import RoundedLinear, TokenHead, side_by_side
+from quantize.quantizers import Grid, build_activation, constant, quantize_to
+
+
+def folds(model: DecoderConfig) -> bool:
+    """Whether only affine maps lie between the tables that the model cannot do without."""
+    return model.layers == 1 and model.norm == "none" and model.activation != "swiglu"
+
+
+class FoldedDecoder(nn.Module):
+    """One map wherever the float model has several in a row; what a token alone gives is looked up.
+
+    | here | in the float model |
+    |---|---|
+    | `query`, `key`, `value` of a token | embedding, position, projection: floating point |
+    | `up` of what heads found + `token_up` | output projection, residual, up |
+    | `head` of both + `token_head` | output projection, down, residual, head |
+    """
+
+    def __init__(self, model: DecoderConfig, config: QuantConfig) -> None:
+        """Untrained; `fold` gives it the weights of a float model."""
+        super().__init__()
+        self.model, self.config = model, config
+        inner = model.heads * model.head_value_dim
+        self.embed = nn.Embedding(model.vocabulary, model.dim)
+        self.positions = nn.Parameter(torch.zeros(model.context, model.dim))
+        self.query = nn.Linear(model.dim, model.heads * model.score_dim)
+        self.key = nn.Linear(model.dim, model.groups * model.score_dim)
+        self.value = nn.Linear(model.dim, model.groups * model.head_value_dim)
+        self.core = CausalCore(model, config)
+        self.up = RoundedLinear(inner, model.mlp_dim, config)
+        self.token_up = nn.Linear(model.dim, model.mlp_dim)
+        self.activation = nn.GELU() if model.activation == "gelu" else nn.ReLU()
+        # One grid, so that the head sums up both.
+        self.activation_quant = build_activation(
+            config, signed=False, share_scale_of=self.core.context_quant
+        )
+        self.head = TokenHead(inner + model.mlp_dim, model.vocabulary, config)
+        self.token_head = nn.Linear(model.dim, model.vocabulary)
+
+    def embedded(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """(B, T) tokens at positions from `first` on to (B, T, dim)."""
+        x: Tensor = self.embed(tokens)
+        return x + constant(self.positions[first : first + tokens.shape[1]])
+
+    def asked(self, x: Tensor, first: int = 0) -> tuple[Grid, Grid, Grid]:
+        """Codes of queries, keys and values (B, heads or groups, T, d) of embedded tokens."""
+        model, core = self.model, self.core
+        q = split(self.query(x), model.heads)
+        k = split(self.key(x), model.groups)
+        v = split(self.value(x), model.groups)
+        if model.positions == "rotary":
+            turns = constant(rotations(model)[first : first + x.shape[1]])
+            q, k = turned(q, turns), turned(k, turns)
+        return core.query_quant(q), core.key_quant(k), core.value_quant(v)
+
+    def answer(self, found: Grid, x: Tensor) -> Tensor:
+        """Logits (B, T, vocabulary) from what heads found and the embedded tokens."""
+        total = self.up.accumulate(found)
+        bits = self.config.token_bit_width
+        added = quantize_to(self.token_up(x), constant(total.scale), bits)
+        half = 2.0 ** (bits - 1)
+        total = Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
+        total = self.up.rounding(total, self.up.bias)
+        hidden = self.activation_quant(self.activation(total.value))
+        return self.head(side_by_side([found, hidden]), self.token_head(x))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, vocabulary)."""
+        x = self.embedded(tokens)
+        q, k, v = self.asked(x)
+        return self.answer(self.core(q, k, v, torch.arange(tokens.shape[1])), x)
+
+    @torch.no_grad()
+    def fold(self, model: Decoder) -> None:
+        """Take over a float model whose shape `folds`."""
+        (block,), attention = model.blocks, model.blocks[0].attention
+        self.embed.weight.copy_(model.embed.weight)
+        if model.positions is not None:
+            self.positions.copy_(model.positions)
+        for name in ("query", "key", "value"):
+            getattr(self, name).load_state_dict(getattr(attention, name).state_dict())
+        if attention.distance_bias is not None:
+            self.core.distance_bias.copy_(attention.distance_bias)
+        out, up, down, head = attention.out, block.up, block.down, model.head
+        self.up.linear.weight.copy_(up.weight @ out.weight)
+        self.token_up.weight.copy_(up.weight)
+        self.token_up.bias.copy_(up.weight @ out.bias + up.bias)
+        self.head.linear.weight.copy_(head.weight @ torch.cat([out.weight, down.weight], dim=1))
+        self.token_head.weight.copy_(head.weight)
+        self.token_head.bias.copy_(head.weight @ (out.bias + down.bias) + head.bias)
