@@ -7,6 +7,8 @@ proved range: each row is rounded as the step of that position will round it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,35 @@ from models.decoder_config import DecoderConfig
 from quantize.config import QuantConfig
 from quantize.layers import AccumulatorRounding, matmul
 from quantize.quantizers import ActQuant, Grid, build_activation, constant
+
+
+class Entry(NamedTuple):
+    """Codes of keys and values of some tokens in one block, (B, groups, T, d)."""
+
+    keys: Grid
+    values: Grid
+
+
+Cache = Sequence[Entry]  # one a block
+
+
+def seen(cache: Cache | None) -> int:
+    """Tokens that a cache holds."""
+    return cache[0].keys.value.shape[2] if cache else 0
+
+
+def joined(cache: Cache | None, new: Cache) -> Cache:
+    """The cache with newer tokens behind."""
+    if not cache:
+        return new
+    return tuple(
+        Entry(*(_behind(one, other) for one, other in zip(old, added, strict=True)))
+        for old, added in zip(cache, new, strict=True)
+    )
+
+
+def _behind(old: Grid, new: Grid) -> Grid:
+    return new._replace(value=torch.cat([old.value, new.value], dim=2))
 
 
 class RowRounding(nn.Module):
@@ -63,6 +94,8 @@ class CausalCore(nn.Module):
             config.attention_bit_width, signed=False, narrow=config.act_narrow
         )
         self.context_quant = build_activation(config)
+        # Of what heads find, free in its tables.
+        self.gain = nn.Parameter(torch.ones(model.heads, 1, model.head_value_dim))
         self.distance_bias = nn.Parameter(torch.zeros(model.heads, model.context))
         if model.attention == "softmax":
             self.score_quant = ActQuant(config.softmax_bit_width)
@@ -80,12 +113,13 @@ class CausalCore(nn.Module):
         product = matmul(q, k._replace(value=k.value.transpose(-1, -2)))  # (B, h, R, n)
         scores = self.score_rounding(product).value * (1 / math.sqrt(self.model.score_dim))
         count = k.value.shape[2]
-        bias = constant(by_distance(self.distance_bias, count)[:, rows])  # (h, R, n)
+        # (h, R, n) and (R, n)
+        bias = constant(by_distance(self.distance_bias, count)[:, rows])
         hidden = future(count)[rows]
         weights = self._weights(scores + bias, hidden, rows)
         term = matmul(weights, v)
         each = term._replace(lo=term.lo / count, hi=term.hi / count)
-        found = self.context_quant(self.context_rounding(each, rows).value)
+        found = self.context_quant(self.context_rounding(each, rows).value * self.gain)
         merged = found.value.transpose(1, 2)
         return found._replace(value=merged.reshape(*merged.shape[:2], -1))
 

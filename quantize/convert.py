@@ -23,12 +23,16 @@ CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3
 
 
-def _copy_linear(source: nn.Linear, target: RoundedLinear) -> None:
+def copy_linear(source: nn.Linear, target: RoundedLinear) -> None:
+    """Weight and bias."""
     target.linear.weight.data.copy_(source.weight)
     target.bias.data.copy_(source.bias)
 
 
-def _copy_norm(source: nn.Module, target: nn.Module) -> None:
+def copy_norm(source: nn.Module, target: nn.Module) -> None:
+    """Gain and shift; a float model without norms leaves the target as it is."""
+    if isinstance(source, nn.Identity):
+        return
     gain, shift = source.folded() if isinstance(source, BatchNorm) else (source.weight, source.bias)
     target.weight.data.copy_(gain)
     target.bias.data.copy_(shift)
@@ -50,21 +54,21 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
         linear, added = skipped(model, config.input_codes)
         qat.head.linear.weight[:, model.config.dim :] = linear
         qat.head.bias.add_(added)
-    _copy_norm(model.norm, qat.norm)
+    copy_norm(model.norm, qat.norm)
     qat.positions.copy_(model.positions)
     for source, target in zip(model.blocks, qat.blocks, strict=True):
-        _copy_norm(source.norm1, target.norm1)
-        _copy_norm(source.norm2, target.norm2)
+        copy_norm(source.norm1, target.norm1)
+        copy_norm(source.norm2, target.norm2)
         if isinstance(target.attention, QuantTableAttention):
             target.attention.tables.copy_(source.attention.tables)
         asks = isinstance(target.attention, QuantQueryAttention)
         for name in ("value", "out") if asks else ("query", "key", "value", "out"):
-            _copy_linear(getattr(source.attention, name), getattr(target.attention, name))
+            copy_linear(getattr(source.attention, name), getattr(target.attention, name))
         if asks:
             target.query.copy_(model.query)
             target.attention.score.linear.weight.copy_(asked(source.attention, model.query))
-        _copy_linear(source.up, target.up)
-        _copy_linear(source.down, target.down)
+        copy_linear(source.up, target.up)
+        copy_linear(source.down, target.down)
     if model.config.norm == "layer" and config.fold_mean:
         _fold_mean(qat)
     return qat

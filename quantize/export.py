@@ -1,8 +1,9 @@
-"""Quantized transformer in, QONNX file out."""
+"""Quantized model in, QONNX file out: one graph, or one for each step of a decoder."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import onnx
 import torch
 from brevitas.export import export_qonnx as brevitas_export
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from quantize.decoder import QuantDecoder
+from quantize.decoder_step import DecoderStep
+from quantize.folded_decoder import FoldedDecoder
 from quantize.transformer import QuantTransformer
 
 OPSET = 16
@@ -22,18 +26,48 @@ def export_qonnx(
     qat: QuantTransformer, example: NDArray[np.float32] | Tensor, path: str | Path
 ) -> onnx.ModelProto:
     """Write the QONNX graph for one sample; `example` is (1, tokens, features) or a batch."""
-    qat.eval()
     sample = torch.as_tensor(example, dtype=torch.float32)[:1]
-    qat(sample)  # proves the ranges that export reads
+    return export_graph(qat, (sample,), path, ["x"], ["logits"])
+
+
+@torch.no_grad()
+def export_graph(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    path: str | Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    """Write the QONNX graph of a model that takes `example`."""
+    model.eval()
+    model(*example)  # proves the ranges that export reads
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns about each constant, on purpose here
         brevitas_export(
-            qat,
-            sample,
+            model,
+            args=example,
             export_path=str(path),
             opset_version=OPSET,
-            input_names=["x"],
-            output_names=["logits"],
+            input_names=list(inputs),
+            output_names=list(outputs),
             do_constant_folding=True,
         )
     return onnx.load(str(path))
+
+
+def export_steps(
+    decoder: FoldedDecoder | QuantDecoder, folder: Path
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Write the graph of every step, one after the other: `absorb.3.qonnx.onnx`, `step.3.…`.
+
+    `step.p` gives logits for the token at position p; `absorb.p`, for a token of a prompt behind
+    which others follow, only what is cached.
+    """
+    for answer, kind in ((False, "absorb"), (True, "step")):
+        for position in range(decoder.model.context - (not answer)):
+            step = DecoderStep(decoder, position, answer=answer)
+            name = f"{kind}.{position}"
+            path = folder / f"{name}.qonnx.onnx"
+            yield name, export_graph(
+                step, step.example(), path, step.input_names, step.output_names
+            )

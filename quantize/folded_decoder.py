@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.causal import rotations, split, turned
 from models.decoder import Decoder
 from models.decoder_config import DecoderConfig
-from quantize.causal import CausalCore
+from quantize.causal import Cache, CausalCore, Entry, joined, seen
 from quantize.config import QuantConfig
 from quantize.layers import RoundedLinear, TokenHead, side_by_side
 from quantize.quantizers import Grid, build_activation, constant, quantize_to
@@ -42,6 +42,7 @@ class FoldedDecoder(nn.Module):
         self.core = CausalCore(model, config)
         self.up = RoundedLinear(inner, model.mlp_dim, config)
         self.token_up = nn.Linear(model.dim, model.mlp_dim)
+        self.gain = nn.Parameter(torch.ones(model.mlp_dim))  # of hidden units, free in their tables
         self.activation = nn.GELU() if model.activation == "gelu" else nn.ReLU()
         # One grid, so that the head sums up both.
         self.activation_quant = build_activation(
@@ -49,6 +50,11 @@ class FoldedDecoder(nn.Module):
         )
         self.head = TokenHead(inner + model.mlp_dim, model.vocabulary, config)
         self.token_head = nn.Linear(model.dim, model.vocabulary)
+
+    @property
+    def cores(self) -> list[CausalCore]:
+        """Attention of every block."""
+        return [self.core]
 
     def embedded(self, tokens: Tensor, first: int = 0) -> Tensor:
         """(B, T) tokens at positions from `first` on to (B, T, dim)."""
@@ -74,14 +80,31 @@ class FoldedDecoder(nn.Module):
         half = 2.0 ** (bits - 1)
         total = Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
         total = self.up.rounding(total, self.up.bias)
-        hidden = self.activation_quant(self.activation(total.value))
+        hidden = self.activation_quant(self.activation(total.value * self.gain))
         return self.head(side_by_side([found, hidden]), self.token_head(x))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) to (B, T, vocabulary)."""
-        x = self.embedded(tokens)
-        q, k, v = self.asked(x)
-        return self.answer(self.core(q, k, v, torch.arange(tokens.shape[1])), x)
+        logits, _ = self.run(tokens)
+        assert logits is not None
+        return logits
+
+    def run(
+        self, tokens: Tensor, cache: Cache | None = None, *, answer: bool = True
+    ) -> tuple[Tensor | None, Cache]:
+        """Logits of `tokens` (B, T) behind those of the `cache`, and what is new for the cache.
+
+        Without `answer` only the latter, which takes no bootstrap here.
+        """
+        first = seen(cache)
+        x = self.embedded(tokens, first)
+        q, k, v = self.asked(x, first)
+        new = (Entry(k, v),)
+        if not answer:
+            return None, new
+        keys, values = joined(cache, new)[0]
+        rows = torch.arange(first, first + tokens.shape[1])
+        return self.answer(self.core(q, keys, values, rows), x), new
 
     @torch.no_grad()
     def fold(self, model: Decoder) -> None:

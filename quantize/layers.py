@@ -173,7 +173,9 @@ class TokenHead(nn.Module):
         """(..., in) and the offset (..., out), rounded, to (..., out)."""
         if torch.onnx.is_in_onnx_export():
             assert self._step is not None
-            return self.linear(x.value) + quantize_to(offset, self._step, ROUND_BITS)
+            logits = self.linear(x.value) + quantize_to(offset, self._step, ROUND_BITS)
+            # Whole steps already; says so where everything is known but for the token.
+            return quantize_to(logits, self._step, ROUND_BITS)
         weight = self.linear.quant_weight()
         self._step = (weight.scale * x.scale).detach().reshape(())
         logits = nn.functional.linear(x.value, weight.value)
