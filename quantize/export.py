@@ -68,6 +68,7 @@ def export_steps(
             step = DecoderStep(decoder, position, answer=answer)
             name = f"{kind}.{position}"
             path = folder / f"{name}.qonnx.onnx"
-            yield name, export_graph(
-                step, step.example(), path, step.input_names, step.output_names
+            yield (
+                name,
+                export_graph(step, step.example(), path, step.input_names, step.output_names),
             )

@@ -45,6 +45,10 @@ def point(axis: str, value: int, preset: str) -> dict[str, Any]:
         cost = plan(untrained_program(preset, model, quant))
     except TorusformerError as error:
         return {"error": str(error)}
+    if not cost.pbs_total:  # means of many tokens, in these widths, round to zero before training
+        return {
+            "error": "untrained, every weight of the pooled tokens rounds to zero: no cost to tell"
+        }
     seconds = round(cost.predicted_seconds, 3)
     return {"pbs": cost.pbs_total, "bits": cost.max_bit_width, "predicted_seconds": seconds}
 
