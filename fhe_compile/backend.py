@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 with warnings.catch_warnings():  # it declares its namespace with pkg_resources
     warnings.simplefilter("ignore")
     from concrete import fhe
+    from concrete.compiler import ClientProgram
 
-__all__ = ["fhe"]
+__all__ = ["decrypt_output", "fhe"]
+
+
+def decrypt_output(client: fhe.Client, function: str, position: int, value: fhe.Value) -> Any:
+    """One output of a function by itself; `Client.decrypt` takes all that stand before it too."""
+    client.keygen()
+    info = client.specs.program_info
+    program = ClientProgram.create_encrypted(info, client.keys._keyset)
+    circuit = program.get_client_circuit(function)
+    return circuit.process_output(value._inner, position).to_py_val()

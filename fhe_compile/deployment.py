@@ -16,10 +16,10 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from torusformer.versions import check_versions, read_versions
 if TYPE_CHECKING:
     from fhe_compile.circuit import Circuit
 
+T = TypeVar("T")
 FORMAT = "torusformer-deployment"
 FORMAT_VERSION = 1
 _LINKER_PATH = re.compile(rb"(?<=\0)/[^\0]*concrete_python\.libs(?=\0)")
@@ -55,19 +56,24 @@ class Interface:
 def save_deployment(circuit: Circuit, folder: Path) -> None:
     """Write the four files; all of them or, on an error, nothing."""
     with output_folder(folder, "deployment") as new:
-        circuit.inner.client.save(new / "client.zip")
-        circuit.inner.server.save(new / "server.zip")
-        _forget_this_machine(new / "server.zip")
         interface = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "inputs": [_port_to_json(port) for port in circuit.encoding.inputs],
-            "outputs": [_port_to_json(port) for port in circuit.encoding.outputs],
+            "inputs": [port_to_json(port) for port in circuit.encoding.inputs],
+            "outputs": [port_to_json(port) for port in circuit.encoding.outputs],
             "metadata": dict(circuit.program.metadata),
             "p_error": circuit.plan.p_error,
-            "sha256": {name: _sha256(new / name) for name in ("client.zip", "server.zip")},
+            "sha256": save_archives(circuit.inner, new),
         }
         (new / "interface.json").write_text(json.dumps(interface, indent=2) + "\n")
+
+
+def save_archives(inner: Any, folder: Path) -> dict[str, str]:
+    """Write Concrete's two archives; their checksums by name."""
+    inner.client.save(folder / "client.zip")
+    inner.server.save(folder / "server.zip")
+    _forget_this_machine(folder / "server.zip")
+    return {name: _sha256(folder / name) for name in ("client.zip", "server.zip")}
 
 
 def _forget_this_machine(archive: Path) -> None:
@@ -81,37 +87,56 @@ def _forget_this_machine(archive: Path) -> None:
 
 def load_interface(folder: Path, archive: str) -> Interface:
     """Read the interface and check `archive` ("client.zip" or "server.zip") against it."""
-    check_versions(read_versions(folder, "deployment"), BOUND_TO, str(folder))
+    return read_interface(folder, "deployment", (FORMAT, FORMAT_VERSION), archive, _interface)
+
+
+def _interface(data: dict[str, Any]) -> Interface:
+    return Interface(
+        inputs=ports_from_json(data["inputs"]),
+        outputs=ports_from_json(data["outputs"]),
+        metadata=data["metadata"],
+        circuit_id=data["sha256"]["server.zip"],
+        p_error=float(data["p_error"]),
+    )
+
+
+def read_interface(
+    folder: Path,
+    artefact: str,
+    known: tuple[str, int],
+    archive: str,
+    parse: Callable[[dict[str, Any]], T],
+) -> T:
+    """`parse` of a folder's interface.json, if it is of the `known` format and has the archive."""
+    check_versions(read_versions(folder, artefact), BOUND_TO, str(folder))
     path = folder / "interface.json"
     data = _read_json(path)
     try:
-        version = data["format_version"]
-        if data["format"] != FORMAT or version != FORMAT_VERSION:
+        if (data["format"], data["format_version"]) != known:
             raise ArtifactError(
-                f"{path}: is {data['format']} version {version}, this release reads {FORMAT} "
-                f"version {FORMAT_VERSION}; compile the program again"
+                f"{path}: is {data['format']} version {data['format_version']}, this release "
+                f"reads {known[0]} version {known[1]}; compile the program again"
             )
-        interface = Interface(
-            inputs=tuple(_port_from_json(i, p) for i, p in enumerate(data["inputs"])),
-            outputs=tuple(_port_from_json(i, p) for i, p in enumerate(data["outputs"])),
-            metadata=data["metadata"],
-            circuit_id=data["sha256"]["server.zip"],
-            p_error=float(data["p_error"]),
-        )
+        interface = parse(data)
         expected = data["sha256"][archive]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"{path}: lacks {error}; compile the program again") from error
-    file = folder / archive
+    _check_archive(folder / archive, expected)
+    return interface
+
+
+def _check_archive(file: Path, expected: str) -> None:
     if not file.is_file():
-        raise ArtifactError(f"{folder}: has no {archive}; copy it from where it was compiled")
+        raise ArtifactError(
+            f"{file.parent}: has no {file.name}; copy it from where it was compiled"
+        )
     if _sha256(file) != expected or not zipfile.is_zipfile(file):
         raise ArtifactError(
             f"{file}: truncated, or not the one that interface.json describes; copy it again"
         )
     _refuse_source(file)
-    return interface
 
 
 def _refuse_source(file: Path) -> None:
@@ -140,7 +165,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _port_to_json(encoded: EncodedPort) -> dict[str, object]:
+def port_to_json(encoded: EncodedPort) -> dict[str, object]:
+    """Plain values, ready for JSON."""
     port = encoded.port
     return {
         "name": port.name,
@@ -160,6 +186,11 @@ def _smallest(base: np.ndarray) -> object:
     base = np.asarray(base)
     same = base.size > 0 and bool((base == base.flat[0]).all())
     return int(base.flat[0]) if same else base.tolist()
+
+
+def ports_from_json(ports: list[dict[str, Any]]) -> tuple[EncodedPort, ...]:
+    """Inverse of `port_to_json`, of all inputs or outputs in order."""
+    return tuple(_port_from_json(i, port) for i, port in enumerate(ports))
 
 
 def _port_from_json(index: int, data: dict[str, Any]) -> EncodedPort:

@@ -18,6 +18,7 @@ from fhe_compile.passes.expand_argmax import expand_argmax
 from fhe_compile.passes.expand_max import expand_max
 from fhe_compile.passes.fold_constants import fold_constants
 from fhe_compile.passes.fuse_tables import fuse_tables
+from fhe_compile.passes.narrow_clips import narrow_clips
 from fhe_compile.passes.refresh import refresh_outputs
 from fhe_compile.passes.sink_rounds import sink_rounds
 from fhe_compile.passes.split_concats import split_concats
@@ -30,6 +31,7 @@ OPTIONAL = (
     "centre_choices",
     "fold_constants",
     "fuse_tables",
+    "narrow_clips",
     "merge_common_values",
     "remove_common_factors",
     "remove_dead_channels",
@@ -77,7 +79,10 @@ def expand(
     if "fuse_tables" not in without:
         program = fuse_tables(program, prices=prices)
     program = tile_products(program, memory_limit)
-    program, known = expand_max(*expand_argmax(program))
+    known: dict[str, Interval] = {}
+    if "narrow_clips" not in without:
+        program, known = narrow_clips(program, prices)
+    program, known = expand_max(*expand_argmax(program, known))
     program, known, choices = expand_products(program, prices, known)
     for rewrite in (merge_common_values, remove_dead_nodes):
         if rewrite.__name__ not in without:

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.commands import calibrate, compile_, demo, lower, plan, run, train, tune
+from pipelines.commands import calibrate, compile_, demo, generate, lower, plan, run, train, tune
 from torusformer import TorusformerError, __version__
 
-COMMANDS = (train, lower, calibrate, plan, compile_, run, demo, tune)
+COMMANDS = (train, lower, calibrate, plan, compile_, run, generate, demo, tune)
 USER_ERROR = 2
 INTERRUPTED = 130
 

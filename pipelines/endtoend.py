@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from fhe_compile import compile_program, lower, plan, save_deployment, save_prog
 from fhe_compile.failure import EXACT
 from pipelines.answers import Deployed, InProcess
 from pipelines.console import noted_prices
+from pipelines.stages import Stages, peak_memory_bytes
 from pipelines.training import QONNX, Recipe, train_into
 from pipelines.values import to_integers
 from quantize import predict
@@ -26,25 +23,11 @@ from torusformer.versions import installed_versions
 PROGRAM, DEPLOYMENT, REPORT = "program.onnx", "deployment", "report.json"
 
 
-class _Stages:
-    """Announces each stage on stderr and keeps its seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str, what: str) -> Iterator[None]:
-        print(f"{name}: {what}", file=sys.stderr)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - start, 1)
-
-
 def run_end_to_end(
     folder: Path, recipe: Recipe, images: int, p_error: float = EXACT
 ) -> dict[str, Any]:
     """The whole way into `folder`; `images` held-out samples are answered encrypted."""
-    task, stage = recipe.task, _Stages()
+    task, stage = recipe.task, Stages()
     with stage("train", f"{recipe.preset} on {task.source}, {len(task.x_train)} samples"):
         trained = train_into(folder, recipe)
     with stage("lower", "QONNX graph to integer program"):
@@ -95,14 +78,8 @@ def run_end_to_end(
             "rows": rows,
         },
         "seconds": stage.seconds,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "versions": installed_versions(),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     return report
-
-
-def _peak_memory_bytes() -> int:
-    """Of this process since its start."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -150,7 +150,26 @@ _STANDARD: dict[str, Any] = {
     "residual_bit_width": 3, "branch_bit_width": 2, "fold_mean": True,
 }  # fmt: skip
 
+# A decoder of one folded block: what lies between its tables is one sum of four bits.
+_WORDS: dict[str, Any] = {
+    "act_bit_width": 2, "sum_bit_width": 4, "token_bit_width": 4, "accumulator_bit_width": 5,
+    "score_bit_width": 2, "value_bit_width": 2, "attention_bit_width": 2,
+    "head_weight_bit_width": 3, "head_sum_bit_width": 10,
+}  # fmt: skip
+# One of several blocks with norms.
+_DEEP_WORDS: dict[str, Any] = {
+    **_WORDS, "act_narrow": True, "stream_accumulator_bit_width": 5, "residual_bit_width": 3,
+    "branch_bit_width": 2, "norm_bit_width": 2, "rsqrt_bit_width": 2, "softmax_bit_width": 3,
+    "exp_bit_width": 3, "statistic_bit_width": 5, "head_sum_bit_width": 8,
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
+    "words": _WORDS,
+    "words-gpt2": _DEEP_WORDS,
+    "words-llama": _DEEP_WORDS,
+    "tiny-words": _WORDS,
+    "tiny-gpt2": _DEEP_WORDS,
+    "tiny-llama": _DEEP_WORDS,
     "digits-small": _SMALL,
     "digits-fast": _FOUR_BITS,
     "digits-standard": _STANDARD,

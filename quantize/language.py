@@ -49,6 +49,10 @@ def _nll(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
 
 def _loss(logits: Tensor, targets: Tensor, teacher: Tensor | None, config: TrainConfig) -> Tensor:
     hard = _nll(logits, targets)
+    if config.z_loss:
+        hard = (
+            hard + config.z_loss * torch.logsumexp(logits[targets != IGNORED], -1).square().mean()
+        )
     if teacher is None or not config.distillation:
         return hard
     t, known = config.temperature, targets != IGNORED

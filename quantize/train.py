@@ -31,7 +31,9 @@ class TrainConfig:
 
     `distillation` is the share of the loss that compares with a teacher's logits, softened by
     `temperature`. `augment` is how far images move at random: 0 not at all, 1 up to a pixel,
-    ten degrees and a tenth of their size; tokens that are not images stay as they are.
+    ten degrees and a tenth of their size; tokens that are not images stay as they are. `z_loss`
+    weighs the squared logarithm of the sum of a decoder's exponentials (arXiv 2204.02311): its
+    logits are log-probabilities then, and the largest lies where the closing looks for it.
     """
 
     float_epochs: int = 60
@@ -44,6 +46,7 @@ class TrainConfig:
     distillation: float = 0.5
     temperature: float = 2.0
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
     augment: float = 1.0
     seed: int = 0
 
@@ -77,8 +80,20 @@ class TrainConfig:
 _STANDARD: dict[str, Any] = {
     "float_epochs": 100, "qat_epochs": 250, "augment": 0.3, "qat_learning_rate": 8e-3,
 }  # fmt: skip
+_WORDS: dict[str, Any] = {
+    "float_epochs": 20, "qat_epochs": 20, "batch_size": 256, "float_learning_rate": 6e-3,
+    "qat_learning_rate": 1.2e-2, "distillation": 0.3, "temperature": 1.0, "augment": 0.0,
+    "z_loss": 0.01,
+}  # fmt: skip
+_TINY_WORDS: dict[str, Any] = {**_WORDS, "float_epochs": 8, "qat_epochs": 4}
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "words": _WORDS,
+    "words-gpt2": _WORDS,
+    "words-llama": _WORDS,
+    "tiny-words": _TINY_WORDS,
+    "tiny-gpt2": _TINY_WORDS,
+    "tiny-llama": _TINY_WORDS,
     "digits-small": {"qat_epochs": 300, "augment": 0.3, "qat_learning_rate": 5e-3},
     "digits-fast": {"qat_epochs": 400, "augment": 0.3, "qat_learning_rate": 5e-3},
     "digits-standard": _STANDARD,

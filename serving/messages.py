@@ -7,16 +7,17 @@ digest is against truncation and mix-ups, not against an attacker.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torusformer import ArtifactError
 
 MAGIC = b"torusformer message 1\n"
 T = TypeVar("T")
-Kind = Literal["inputs", "evaluation keys", "outputs"]
-KINDS: tuple[Kind, ...] = ("inputs", "evaluation keys", "outputs")
+Kind = Literal["inputs", "evaluation keys", "outputs", "prompt", "cache"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _HEAD = struct.Struct("<B32sI")  # kind, circuit id, number of parts
 _LENGTH = struct.Struct("<Q")
 _DIGEST = 32
@@ -57,6 +58,15 @@ def unpack(kind: Kind, circuit_id: str, message: bytes) -> list[bytes]:
         parts.append(bytes(view[at : at + length]))
         at += length
     return parts
+
+
+def read_head(what: Kind, part: bytes, *names: str) -> dict[str, Any]:
+    """The first part of a message that says in JSON what the others are."""
+    try:
+        head = json.loads(part)
+        return {name: head[name] for name in names}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the {what} have no readable head; send them again") from error
 
 
 def decode(what: Kind, deserialize: Callable[[bytes], T], part: bytes) -> T:

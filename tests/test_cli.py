@@ -16,7 +16,7 @@ from pipelines.cli import COMMANDS, main
 from quantize import QuantTransformer
 from tests.programs import Builder
 
-NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "demo", "tune")
+NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "generate", "demo", "tune")
 
 
 def classifier() -> Program:

@@ -13,6 +13,8 @@ Worked example: [3, 7, 7, 1] has maximum 7, equality [0, 1, 1, 0], result [0, 1,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from fhe_compile.bounds import Interval, analyze
@@ -31,10 +33,12 @@ from fhe_compile.program import (
 )
 
 
-def expand_argmax(program: Program) -> tuple[Program, dict[str, Interval]]:
-    """The program without `ArgMax`, and the ranges of distances to the maximum."""
-    ranges = analyze(program)
-    known: dict[str, Interval] = {}
+def expand_argmax(
+    program: Program, known: Mapping[str, Interval] | None = None
+) -> tuple[Program, dict[str, Interval]]:
+    """The program without `ArgMax`; the ranges of distances to the maximum, added to `known`."""
+    known = dict(known or {})
+    ranges = analyze(program, known)
     nodes: list[Node] = []
     for node in program.nodes:
         if not isinstance(node, ArgMax):

@@ -18,7 +18,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "compile a program to a TFHE circuit: client.zip for one side, server.zip for the other",
         "torusformer compile program.onnx --out deployment",
     )
-    parser.add_argument("program", type=Path, metavar="program.onnx")
+    parser.add_argument(
+        "program", type=Path, metavar="PROGRAM", help="program.onnx, or the folder of a decoder"
+    )
+    parser.add_argument(
+        "--open-loop", action="store_true", help="of a decoder: the client picks each token"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     add_p_error(parser)
     return parser
@@ -29,6 +34,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from fhe_compile import compile_program, load_program, plan, save_deployment
     from fhe_compile.failure import parse_p_error, show_p_error
 
+    if args.program.is_dir():
+        return _compile_steps(args)
     require_free(args.out, "deployment")
     p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
@@ -50,5 +57,37 @@ def run(args: argparse.Namespace) -> Outcome:
     text = (
         f"{args.out}: {circuit.plan.pbs_total} bootstraps, about {seconds:.1f} s an input, "
         f"evaluation keys {size(key_bytes)}, p_error {show_p_error(p_error)}"
+    )
+    return Outcome(data, text)
+
+
+def _compile_steps(args: argparse.Namespace) -> Outcome:
+    """All steps of a decoder as one module."""
+    from fhe_compile.decoder import load_decoder
+    from fhe_compile.decoder_deployment import ARTEFACT, save_decoder_deployment
+    from fhe_compile.failure import parse_p_error, show_p_error
+    from pipelines.writing import compile_decoder
+
+    require_free(args.out, ARTEFACT)
+    p_error = parse_p_error(args.p_error)
+    decoder = load_decoder(args.program)
+    if not args.open_loop:
+        decoder = decoder.close()
+    module = compile_decoder(decoder, p_error)
+    save_decoder_deployment(module, decoder.metadata, p_error, args.out)
+    plans = [f.plan for name, f in module.functions.items() if name.startswith("step")]
+    seconds = [round(plan.predicted_seconds, 3) for plan in plans]
+    data = {
+        "deployment": str(args.out),
+        "closed_loop": decoder.closed,
+        "functions": len(module.functions),
+        "predicted_seconds": seconds,
+        "key_bytes": module.key_bytes,
+        "p_error": p_error,
+    }
+    text = (
+        f"{args.out}: {len(module.functions)} functions, about {seconds[0]:.1f} to "
+        f"{seconds[-1]:.1f} s a token, evaluation keys {size(module.key_bytes)}, p_error "
+        f"{show_p_error(p_error)}"
     )
     return Outcome(data, text)

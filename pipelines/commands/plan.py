@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
+from torusformer import InputError
 
 if TYPE_CHECKING:
     from fhe_compile import Plan
+    from fhe_compile.cost import PriceList
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -20,7 +22,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "say what a program costs under encryption: bootstraps, seconds, keys, memory",
         "torusformer plan program.onnx --p-error fast --chart",
     )
-    parser.add_argument("program", type=Path, metavar="program.onnx")
+    parser.add_argument(
+        "program", type=Path, metavar="PROGRAM", help="program.onnx, or the folder of a decoder"
+    )
+    parser.add_argument(
+        "--open-loop", action="store_true", help="of a decoder: without the argmax of each step"
+    )
     parser.add_argument("--compare", type=Path, metavar="other.onnx", help="both, layer by layer")
     parser.add_argument("--chart", action="store_true", help="bars of seconds by layer")
     parser.add_argument("--png", type=Path, metavar="FILE", help="the bars as a picture")
@@ -39,6 +46,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from pipelines.chart import save_chart, terminal_chart
 
     prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
+    if args.program.is_dir():
+        return _plan_steps(args, prices)
     paths = [args.program, *([args.compare] if args.compare else [])]
     plans: list[tuple[str, Plan]] = [(str(p), plan(load_program(p), prices)) for p in paths]
     if args.png:
@@ -54,3 +63,14 @@ def run(args: argparse.Namespace) -> Outcome:
         titled = len(plans) > 1
         texts += [(f"{n}\n" if titled else "") + terminal_chart(made) for n, made in plans]
     return Outcome(data, "\n\n".join(texts))
+
+
+def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
+    from fhe_compile.decoder import load_decoder
+    from pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
+
+    if args.compare or args.png or args.chart:
+        raise InputError("a decoder's steps are planned as a table; leave out the charts")
+    decoder = load_decoder(args.program)
+    planned = plan_decoder(decoder if args.open_loop else decoder.close(), prices)
+    return Outcome(plan_to_json(planned), plan_text(planned))

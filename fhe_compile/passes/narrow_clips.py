@@ -1,0 +1,128 @@
+"""Read a wide number by two narrow tables where only a window of it matters.
+
+A table that is constant below a window and constant above it (a clip) need not see how far out a
+number lies. With blocks of 2^k integers, of which the window takes m,
+
+    h = floor(x / 2^k)             which block: k bootstraps of one bit
+    r = x + 2^k * c(h)             c moves every block below the window to the one just below it,
+                                   and every block above to the one just above
+    y = table(r)                   (m + 2) * 2^k entries
+
+The table of blocks c and the table of r have fewer bits than x has, and a bootstrap's price is
+steep in its bits: ten bits become five and six.
+
+Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, c = 4, r = -1, and the table says 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fhe_compile.bounds import Interval, analyze
+from fhe_compile.cost import PriceList
+from fhe_compile.program import Add, AddConst, IntArray, Node, Program, Round, Table
+
+
+def narrow_clips(
+    program: Program, prices: PriceList, known: Mapping[str, Interval] | None = None
+) -> tuple[Program, dict[str, Interval]]:
+    """The program with such tables split where that is cheaper, and the ranges of their r."""
+    known = dict(known or {})
+    ranges = analyze(program, known)
+    made = {node.name: node for node in program.nodes}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        if not isinstance(node, Table) or isinstance(made.get(node.inputs[0]), Round):
+            nodes.append(node)
+            continue
+        clip = _cheapest(node, ranges[node.inputs[0]], prices)
+        if clip is None:
+            nodes.append(node)
+            continue
+        nodes += clip.nodes()
+        known[f"{node.name}.near"] = clip.reach
+    return program.replace(nodes=tuple(nodes)), known
+
+
+@dataclass(frozen=True, eq=False)
+class _Clip:
+    """One way to split one table: `index` bounds x + offset, `first` and `last` the window."""
+
+    table: Table
+    index: Interval
+    first: int
+    last: int
+    lsbs: int  # k
+
+    @property
+    def blocks(self) -> int:
+        """That the window takes."""
+        return -(-(self.last - self.first + 1) // 2**self.lsbs)
+
+    @property
+    def block(self) -> Interval:
+        """Of h, for every element; the window begins with block 0."""
+        lo, hi = ((end - self.first) >> self.lsbs for end in (self.index.lo, self.index.hi))
+        return Interval(lo, hi)
+
+    @property
+    def reach(self) -> Interval:
+        """Of r, for every element: where x is, or in the blocks beside the window."""
+        size = 2**self.lsbs
+        lo, hi = self.index.lo - self.first, self.index.hi - self.first
+        from_below, from_above = lo < -size, hi >= (self.blocks + 1) * size
+        low = np.where(from_below, -size, lo)
+        high = np.where(from_above, (self.blocks + 1) * size - 1, hi)
+        return Interval(
+            np.where(from_above, np.minimum(low, self.blocks * size), low),
+            np.where(from_below, np.maximum(high, -1), high),
+        )
+
+    def milliseconds(self, prices: PriceList) -> float:
+        """Of one element."""
+        narrow = prices.table(self.block.span_bits) + prices.table(self.reach.span_bits)
+        return prices.rounding(self.index.span_bits, self.lsbs) + narrow
+
+    def nodes(self) -> list[Node]:
+        """In order; the last one has the name of the table."""
+        table, name, layer = self.table, self.table.name, self.table.layer
+        lowest = int(self.block.lo.min())
+        h = np.arange(lowest, int(self.block.hi.max()) + 1)
+        moves = 2**self.lsbs * (np.clip(h, -1, self.blocks) - h)
+        start = int(self.reach.lo.min())
+        index = np.arange(start, int(self.reach.hi.max()) + 1) + self.first
+        values = table.values[np.clip(index, 0, len(table.values) - 1)]
+        offset = np.broadcast_to(table.offset - self.first, self.index.shape)
+        return [
+            AddConst(f"{name}.centred", layer, table.inputs, _smallest(offset)),
+            Round(f"{name}.block", layer, (f"{name}.centred",), self.lsbs),
+            Table(f"{name}.move", layer, (f"{name}.block",), np.array(-lowest), moves),
+            Add(f"{name}.near", layer, (f"{name}.centred", f"{name}.move")),
+            Table(name, layer, (f"{name}.near",), np.array(-start), values),
+        ]
+
+
+def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
+    """The best split of a table, if any is cheaper than the table itself."""
+    index = Interval(x.lo + table.offset, x.hi + table.offset)
+    lo, hi = int(index.lo.min()), int(index.hi.max())
+    values = table.values[lo : hi + 1]
+    if index.span_bits < 4 or hi - lo >= 2 ** (index.span_bits + 1):  # a table a channel
+        return None
+    below = np.flatnonzero(values != values[0])
+    if not below.size:
+        return None
+    first, last = lo + int(below[0]), lo + int(np.flatnonzero(values != values[-1])[-1])
+    if first > last:  # a step: one entry is enough of a window
+        first, last = last, last
+    ways = [_Clip(table, index, first, last, lsbs) for lsbs in range(1, index.span_bits - 1)]
+    best = min(ways, key=lambda way: way.milliseconds(prices))
+    return best if best.milliseconds(prices) < prices.table(index.span_bits) else None
+
+
+def _smallest(offset: IntArray) -> IntArray:
+    same = (offset == offset.flat[0]).all()
+    return np.array(offset.flat[0]) if same else offset

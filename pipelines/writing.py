@@ -1,0 +1,194 @@
+"""A prompt in, text out, token by token: in the clear, simulated or encrypted, either loop."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fhe_compile.closing import draw_noise
+from fhe_compile.decoder import DecoderProgram
+from fhe_compile.decoder_deployment import save_decoder_deployment
+from fhe_compile.decoder_names import (
+    FEEDBACK,
+    LOGITS,
+    NEXT,
+    NOISE,
+    TOKEN,
+    absorb_name,
+    step_name,
+)
+from fhe_compile.failure import EXACT
+from fhe_compile.interpret import interpret
+from fhe_compile.module import Module, compile_module
+from fhe_compile.program import IntArray
+from models.words import decode, encode
+from serving.writer import Writer, check_prompt
+from serving.writing_server import EvaluationKeys, WritingServer
+from torusformer import InputError
+from torusformer.progress import Progress
+
+RunFunction = Callable[[str, Mapping[str, IntArray]], Mapping[str, IntArray]]
+
+
+@dataclass(frozen=True)
+class Character:
+    """One token written: which, as what character, in how many seconds."""
+
+    token: int
+    character: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The tokens of a prompt, the mark first, and the noise of each token to write."""
+
+    tokens: tuple[int, ...]
+    noises: tuple[IntArray, ...]
+
+    @classmethod
+    def of(
+        cls, decoder: DecoderProgram, text: str, count: int, temperature: float, seed: int
+    ) -> Request:
+        """For `count` tokens behind a text; temperature 0 is greedy."""
+        tokens = encode(text, decoder.labels)
+        check_prompt(tokens, count, decoder.context)
+        generator = np.random.default_rng(seed)
+        noises = (draw_noise(decoder.noise, temperature, generator) for _ in range(count))
+        return cls(tuple(tokens), tuple(noises))
+
+
+def text_of(characters: Sequence[Character], labels: Sequence[str]) -> str:
+    """What was written, up to the first mark."""
+    return decode([c.token for c in characters], labels)
+
+
+def write_clear(
+    decoder: DecoderProgram, request: Request, run: RunFunction | None = None
+) -> Iterator[Character]:
+    """By the interpreter, or by `run` of a module's function; closed if the decoder is."""
+    run = run or interpreter(decoder)
+    cache: dict[str, IntArray] = {}
+    for position, token in enumerate(request.tokens[:-1]):
+        given = run(absorb_name(position), _inputs(decoder.absorbs[position], token, cache))
+        cache |= given
+    token = request.tokens[-1]
+    for i, noise in enumerate(request.noises):
+        start, position = time.monotonic(), len(request.tokens) - 1 + i
+        program = decoder.steps[position]
+        given = dict(run(step_name(position), _inputs(program, token, cache, noise)))
+        logits = given.pop(LOGITS)
+        picked = given.pop(NEXT, None)
+        token = decoder.window.pick(logits, noise) if picked is None else int(picked.argmax())
+        cache |= given
+        yield Character(token, decoder.labels[token], time.monotonic() - start)
+
+
+def _inputs(program: Any, token: int, cache: Mapping[str, IntArray], noise: Any = None) -> Any:
+    values: dict[str, Any] = {**cache, NOISE: noise}
+    (row,) = (port for port in program.inputs if port.name == TOKEN)
+    values[TOKEN] = np.eye(row.shape[-1], dtype=np.int64)[[token]]
+    return {port.name: values[port.name] for port in program.inputs}
+
+
+def interpreter(decoder: DecoderProgram) -> RunFunction:
+    """Runs a function of a decoder in the clear."""
+    functions = decoder.functions()
+
+    def run(name: str, inputs: Mapping[str, IntArray]) -> Mapping[str, IntArray]:
+        values = interpret(functions[name], inputs)
+        return {port.name: values[port.name] for port in functions[name].outputs}
+
+    return run
+
+
+def compile_decoder(
+    decoder: DecoderProgram, p_error: float = EXACT, *, simulate: bool = False
+) -> Module:
+    """One module of all steps, with progress."""
+    with Progress("compile"):
+        return compile_module(decoder.functions(), FEEDBACK, p_error, simulate)
+
+
+class EncryptedWriting:
+    """Both parties of a deployment in one process; keys are made at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.client, self.server = Writer(folder), WritingServer(folder)
+        start = time.monotonic()
+        with Progress("keys"):
+            self.client.keygen()
+        self.keygen_seconds = time.monotonic() - start
+        sent = self.client.evaluation_keys()
+        self.key_bytes = len(sent)
+        self.keys: EvaluationKeys = self.server.load_keys(sent)
+
+    def write(self, request: Request) -> Iterator[Character]:
+        """Closed: the server alone. Open: the client decrypts logits, picks and encrypts."""
+        labels = self.client.interface.labels
+        steps = self._closed(request) if self.client.interface.closed else self._open(request)
+        start = time.monotonic()
+        for token in steps:
+            now = time.monotonic()
+            yield Character(token, labels[token], now - start)
+            start = time.monotonic()
+
+    def _closed(self, request: Request) -> Iterator[int]:
+        message = self.client.prompt(request.tokens, request.noises)
+        for answer in self.server.write(message, self.keys):
+            token = self.client.read(answer).token
+            assert token is not None
+            yield token
+
+    def _open(self, request: Request) -> Iterator[int]:
+        server, client = self.server, self.client
+        prompt = server.open(client.prompt(request.tokens))
+        cache, sent = server.prefill(prompt, self.keys), None
+        for i, noise in enumerate(request.noises):
+            answer, cache = server.step(cache, self.keys, token=sent)
+            token = client.interface.window.pick(client.read(answer).logits, noise)
+            yield token
+            position = len(request.tokens) + i
+            if i + 1 < len(request.noises):
+                (sent,) = server.open(client.token(position, token)).tokens
+
+
+def deployed(
+    decoder: DecoderProgram, folder: Path | None, p_error: float = EXACT
+) -> AbstractContextManager[Path]:
+    """The folder of a deployment: as given, or a passing one that is compiled now."""
+    if folder is not None:
+        return nullcontext(folder)
+    return _Passing(decoder, p_error)
+
+
+class _Passing(AbstractContextManager[Path]):
+    def __init__(self, decoder: DecoderProgram, p_error: float) -> None:
+        self.decoder, self.p_error = decoder, p_error
+        self.place = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Path:
+        folder = Path(self.place.name) / "deployment"
+        module = compile_decoder(self.decoder, self.p_error)
+        save_decoder_deployment(module, self.decoder.metadata, self.p_error, folder)
+        return folder
+
+    def __exit__(self, *error: object) -> None:
+        self.place.cleanup()
+
+
+def require_loop(deployed_closed: bool, closed: bool, folder: Path) -> None:
+    """Refuse a deployment of the other loop."""
+    if deployed_closed != closed:
+        has, wants = ("a closed", "open") if deployed_closed else ("an open", "closed")
+        raise InputError(
+            f"{folder}: is compiled for {has} loop, not for {wants}; ask for the other loop, or "
+            "compile the decoder again (compile --open-loop compiles an open one)"
+        )

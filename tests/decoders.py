@@ -1,0 +1,60 @@
+"""Tiny decoders for tests: quantized and calibrated, not trained, and their programs."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import pipelines.quiet_torch  # noqa: F401
+from fhe_compile.decoder import DecoderProgram, lower_decoder
+from models.decoder import Decoder
+from models.decoder_config import DecoderConfig
+from models.words import WordsTask, load_words
+from quantize import QuantConfig
+from quantize.decoder_checkpoint import QuantizedDecoder, to_quantized
+from quantize.export import export_steps
+
+PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
+
+
+@cache
+def words(context: int) -> WordsTask:
+    """The embedded task."""
+    return load_words(context=context)
+
+
+@cache
+def quantized(preset: str, context: int | None = None) -> QuantizedDecoder:
+    """In eval mode; logits are as wide as a trained model's."""
+    torch.manual_seed(0)
+    config = DecoderConfig.from_name(preset)
+    config = config.replace(context=context or config.context)
+    model = Decoder(config).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twin = to_quantized(
+            model, QuantConfig.from_name(preset), words(config.context).train.tokens
+        )
+    return twin.eval()
+
+
+@cache
+def program(preset: str, context: int | None = None) -> DecoderProgram:
+    """Of every step, open."""
+    twin = quantized(preset, context)
+    labels = '["\\n", ' + ", ".join(f'"{c}"' for c in "abcdefghijklmnopqrstuvwxyz") + "]"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lower_decoder(export_steps(twin, Path(folder)), {"labels": labels})
+
+
+def one_hot(token: int, count: int = 27) -> np.ndarray:
+    """A row of bits."""
+    return np.eye(count, dtype=np.int64)[[token]]

@@ -1,0 +1,107 @@
+"""The commands of a decoder: demo, train, plan, compile and generate, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from torusformer.versions import installed_versions
+
+WORDS = "anna ann nan nana annan an na nanna aan naa nnaa naan anan nann aana nnna"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "words.txt"
+    path.write_text("\n".join(WORDS.split()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def demo(data: Path) -> Path:
+    """A whole run on three characters and a context of four, closed loop, encrypted."""
+    out = data.parent / "run"
+    argv = ["demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "4"]
+    argv += ["--epochs", "2", "--prompts", "2", "--tokens", "2", "--out", str(out)]
+    assert main(argv) == 0
+    return out
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    capsys.readouterr()
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_the_demo_leaves_a_report(demo: Path):
+    report = json.loads((demo / "report.json").read_text())
+    assert report["program_nll"] == pytest.approx(report["qat_nll"], abs=1e-3)
+    assert report["teacher_nll"] > 0
+    made = report["generate"]
+    assert (made["context"], made["tokens"], made["identical"]) == (4, 4, True)
+    assert made["seconds_per_token"] > 0 and made["keygen_seconds"] > 0
+    assert made["key_bytes"] == pytest.approx(report["plan"]["key_bytes"], rel=0.5)
+    assert len(report["plan"]["steps"]) == 4
+    assert report["versions"] == installed_versions()
+    assert {p.name for p in demo.iterdir()} >= {"float", "qat", "graphs", "decoder", "deployment"}
+
+
+def test_generate_writes_the_same_in_every_mode(demo: Path, capsys):
+    common = ("generate", "a", "--model", str(demo), "--count", "2", "--temperature", "1")
+    clear = printed(capsys, *common)
+    assert len(clear["tokens"]) == 2
+    for fhe, loop in (("execute", "--closed-loop"), ("disable", "--open-loop")):
+        found = printed(capsys, *common, "--fhe", fhe, loop)
+        assert found["tokens"] == clear["tokens"]
+        assert found["identical"]
+    assert printed(capsys, *common, "--seed", "5")["text"] is not None
+
+
+def test_plan_and_compile_take_a_decoder(demo: Path, capsys, tmp_path):
+    decoder = str(demo / "decoder")
+    steps = printed(capsys, "plan", decoder)["steps"]
+    assert [step["position"] for step in steps] == [0, 1, 2, 3]
+    open_steps = printed(capsys, "plan", decoder, "--open-loop")["steps"]
+    assert all(one["pbs"] < other["pbs"] for one, other in zip(open_steps, steps, strict=True))
+    assert main(["plan", decoder]) == 0
+    assert "position" in capsys.readouterr().out
+    out = str(tmp_path / "open")
+    assert not printed(capsys, "compile", decoder, "--open-loop", "--out", out)["closed_loop"]
+    argv = ("generate", "a", "--model", str(demo), "--deployment", out, "--fhe", "execute")
+    assert "is compiled for an open loop" in refused(capsys, *argv, "--count", "1")
+    found = printed(capsys, *argv, "--open-loop", "--count", "2")
+    assert found["identical"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("x",), "'x' is not among the characters of this model: an"),
+        (("annaa",), "the prompt has 6 tokens"),
+        (("an", "--count", "9"), "at most 2 can be written"),
+        (("a", "--temperature", "9", "--count", "1"), "temperature is 9"),
+        (("a", "--p-error", "fast"), "nothing is compiled"),
+        (("a", "--deployment", "x"), "a deployment only executes"),
+        (("a", "--model", "nowhere"), "has no decoder.json"),
+    ],
+)
+def test_generate_refuses(demo: Path, capsys, extra, message):
+    assert message in refused(capsys, "generate", "--model", str(demo), *extra)
+
+
+def test_train_words_refuses_what_is_of_digits(capsys, tmp_path, data):
+    argv = ("train", "--out", str(tmp_path / "out"))
+    assert "no preset named 'tiny'" in refused(capsys, *argv, "--task", "words", "--preset", "tiny")
+    assert "is for the task words" in refused(capsys, *argv, "--context", "3")
+    said = refused(capsys, *argv, "--task", "words", "--config", str(data))
+    assert "tune knows no words" in said
+    assert not (tmp_path / "out").exists()

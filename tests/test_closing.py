@@ -1,0 +1,98 @@
+"""How the next token is picked: window, noise, ties, and under encryption."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhe_compile import compile_program, interpret
+from fhe_compile.closing import (
+    GREEDY,
+    WINDOW_KEY,
+    close,
+    draw_noise,
+    noise_port,
+    window_for,
+    window_of,
+    window_to_json,
+)
+from fhe_compile.program import Linear, Port, Program
+from tests.decoders import program
+from tests.programs import Builder
+from torusformer import InputError
+
+COUNT, STEP = 5, 0.1
+
+
+def scored() -> Program:
+    """Logits that are wide sums of two narrow numbers, closed."""
+    b = Builder(Port("x", (1, 2), 0, 3))
+    weight = np.array([[40, -40, 7, 3, 0], [-35, 8, 9, 9, 1]])
+    b.add(Linear("logits", "head", ("x",), weight))
+    made = b.program("logits")
+    (port,) = made.outputs
+    port = Port("logits", port.shape, port.lo, port.hi, np.array(STEP))
+    return close(
+        made.replace(outputs=(port,), metadata={WINDOW_KEY: window_to_json(window_for(port))})
+    )
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 1000))
+def test_the_program_picks_what_the_window_picks(a: int, b: int, seed: int):
+    made = scored()
+    port = noise_port(made.outputs[0])
+    noise = draw_noise(port, 1.0, np.random.default_rng(seed))
+    values = interpret(made, {"x": np.array([[a, b]]), "noise": noise})
+    window = window_of(made.metadata)
+    assert values["next"].argmax() == window.pick(values["logits"], noise)
+    assert values["next"].sum() == 1
+
+
+def test_a_window_holds_what_can_be_largest():
+    (port,) = scored().outputs[:1]
+    window = window_for(port)
+    nats = (window.floor + np.array([0, window.levels << window.lsbs])) * STEP
+    assert nats[0] == pytest.approx(-2.0)
+    assert nats[1] >= 4.4
+
+
+def test_greedy_is_one_shift_for_all():
+    port = noise_port(scored().outputs[0])
+    assert np.unique(draw_noise(port, 0.0)).tolist() == [round(GREEDY / STEP)]
+
+
+def test_noise_draws_as_the_softmax_would():
+    """Of logits at temperature 1, tokens come as often as their probabilities say."""
+    p = np.array([0.6, 0.3, 0.08, 0.02])
+    logits = Port("logits", (1, 4), -100, 100, np.array(0.05))
+    window, generator = window_for(logits, 64), np.random.default_rng(0)
+    q = np.rint(np.log(p) / 0.05).astype(np.int64)[None]
+    port, count = noise_port(logits), 4000
+    found = np.bincount(
+        [window.pick(q, draw_noise(port, 1.0, generator)) for _ in range(count)], minlength=4
+    )
+    assert np.abs(found / count - p).max() < 0.03
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 2.5, float("nan")])
+def test_a_temperature_out_of_reach_is_refused(temperature: float):
+    with pytest.raises(InputError, match="temperature is"):
+        draw_noise(noise_port(scored().outputs[0]), temperature)
+
+
+def test_what_has_no_logits_does_not_close():
+    with pytest.raises(InputError, match="no output 'logits'"):
+        close(program("tiny-words").absorbs[0])
+
+
+def test_a_decrypted_choice_is_exact():
+    made = scored()
+    circuit = compile_program(made)
+    circuit.keygen()
+    port, generator = noise_port(made.outputs[0]), np.random.default_rng(1)
+    for x in ([0, 3], [2, 1]):
+        inputs = {"x": np.array([x]), "noise": draw_noise(port, 1.0, generator)}
+        expected = interpret(made, inputs)
+        for mode in ("simulate", "execute"):
+            found = circuit.run(inputs, fhe=mode)
+            assert all(np.array_equal(found[name], expected[name]) for name in found), mode

@@ -1,0 +1,127 @@
+"""What a quantized decoder computes for a text is what its steps compute, token by token."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from fhe_compile import interpret
+from fhe_compile.decoder import DecoderProgram, load_decoder, lower_decoder, save_decoder
+from fhe_compile.onnx_io import to_onnx
+from fhe_compile.program import Program
+from models.decoder import Decoder
+from models.decoder_config import DecoderConfig
+from pipelines.language import program_nll
+from quantize.decoder_checkpoint import load_quantized, save_quantized
+from quantize.language import nll
+from tests.decoders import PRESETS, one_hot, program, quantized, words
+from torusformer import ArtifactError
+
+
+def chained(decoder: DecoderProgram, tokens: list[int]) -> list[dict[str, np.ndarray]]:
+    """All values of every step of a text."""
+    cache: dict[str, np.ndarray] = {}
+    found = []
+    for step, token in zip(decoder.steps, tokens, strict=False):
+        values = interpret(step, needed(step, token, cache))
+        cache |= {port.name: values[port.name] for port in step.outputs}
+        found.append(values)
+    return found
+
+
+def needed(step: Program, token: int, cache: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {p.name: one_hot(token) if p.name == "token" else cache[p.name] for p in step.inputs}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_steps_compute_what_the_quantized_decoder_does(preset: str):
+    decoder, twin = program(preset), quantized(preset)
+    texts = words(decoder.context).dev.tokens[:8]
+    with torch.no_grad():
+        logits = twin(torch.from_numpy(texts)).numpy()
+    for text, expected in zip(texts.tolist(), logits, strict=True):
+        for p, values in enumerate(chained(decoder, text)):
+            (port,) = (port for port in decoder.steps[p].outputs if port.name == "logits")
+            found = port.scale * (values["logits"][0] - port.zero_point)
+            assert np.abs(found - expected[p]).max() < 1e-3 * float(port.scale), p
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_onnx_runtime_computes_every_step(preset: str):
+    decoder = program(preset)
+    text = words(decoder.context).dev.tokens[0].tolist()
+    cache: dict[str, np.ndarray] = {}
+    for p, values in enumerate(chained(decoder, text)):
+        step = decoder.steps[p]
+        session = onnxruntime.InferenceSession(to_onnx(step).SerializeToString())
+        given = session.run(None, needed(step, text[p], cache))
+        for port, value in zip(step.outputs, given, strict=True):
+            assert np.array_equal(value, values[port.name]), port.name
+        cache |= {port.name: values[port.name] for port in step.outputs}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_absorbing_leaves_what_a_step_leaves(preset: str):
+    decoder = program(preset)
+    text = words(decoder.context).dev.tokens[1].tolist()
+    steps = chained(decoder, text)
+    cache: dict[str, np.ndarray] = {}
+    for p, absorb in enumerate(decoder.absorbs):
+        values = interpret(absorb, needed(absorb, text[p], cache))
+        for port in absorb.outputs:
+            assert np.array_equal(values[port.name], steps[p][port.name]), port.name
+            cache[port.name] = values[port.name]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_later_token_changes_no_earlier_logit(preset: str):
+    """In the float decoder and in its quantized twin; steps cannot see later tokens at all."""
+    config = DecoderConfig.from_name(preset)
+    torch.manual_seed(0)
+    text = torch.randint(0, 27, (4, config.context))
+    for model in (Decoder(config).eval(), quantized(preset)):
+        with torch.no_grad():
+            before = model(text)
+            for p in range(1, config.context):
+                other = text.clone()
+                other[:, p:] = (other[:, p:] + 1) % 27
+                assert torch.equal(model(other)[:, :p], before[:, :p])
+
+
+def test_the_programs_lose_what_the_quantized_decoder_loses():
+    decoder, twin, task = program("tiny-words"), quantized("tiny-words"), words(6)
+    assert program_nll(decoder, task.dev) == pytest.approx(nll(twin, task.dev), abs=1e-4)
+
+
+def test_a_decoder_keeps_on_disk(tmp_path):
+    decoder = program("tiny-gpt2")
+    save_decoder(decoder, tmp_path / "decoder")
+    found = load_decoder(tmp_path / "decoder")
+    assert found.metadata == decoder.metadata
+    text = [0, 3, 5]
+    for one, other in zip(chained(found, text), chained(decoder, text), strict=True):
+        assert np.array_equal(one["logits"], other["logits"])
+    (tmp_path / "decoder" / "absorb.1.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"absorb\.1\.onnx"):
+        load_decoder(tmp_path / "decoder")
+
+
+def test_a_folder_that_is_no_decoder_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"has no decoder\.json"):
+        load_decoder(tmp_path)
+    with pytest.raises(ArtifactError, match=r"step\.0 is missing"):
+        lower_decoder([], {})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_checkpoints_of_both_models(preset: str, tmp_path):
+    config = DecoderConfig.from_name(preset)
+    text = torch.from_numpy(words(config.context).dev.tokens[:4])
+    torch.manual_seed(1)
+    model = Decoder(config).eval()
+    model.save_pretrained(tmp_path / "float")
+    twin = quantized(preset)
+    save_quantized(twin, tmp_path / "qat")
+    with torch.no_grad():
+        assert torch.equal(Decoder.from_pretrained(tmp_path / "float")(text), model(text))
+        assert torch.equal(load_quantized(tmp_path / "qat")(text), twin(text))

@@ -1,0 +1,197 @@
+"""Encrypted generation: the text, the cache after every step, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhe_compile.closing import draw_noise
+from fhe_compile.decoder import DecoderProgram
+from fhe_compile.decoder_deployment import save_decoder_deployment
+from fhe_compile.failure import EXACT
+from pipelines.writing import (
+    EncryptedWriting,
+    Request,
+    compile_decoder,
+    text_of,
+    write_clear,
+)
+from serving import EncryptedCache, Writer, WritingServer
+from tests.decoders import program
+from torusformer import ArtifactError, InputError
+
+CONTEXT = 4
+
+
+def closed() -> DecoderProgram:
+    return program("tiny-words", CONTEXT).close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("closed") / "deployment"
+    save_decoder_deployment(compile_decoder(closed()), closed().metadata, EXACT, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def parties(folder: Path) -> EncryptedWriting:
+    return EncryptedWriting(folder)
+
+
+def clear_cache(request: Request) -> list[dict[str, np.ndarray]]:
+    """What the interpreter's cache holds after each step."""
+    from pipelines.writing import interpreter
+
+    held: list[dict[str, np.ndarray]] = []
+    cache: dict[str, np.ndarray] = {}
+    run = interpreter(closed())
+
+    def watched(name, inputs):
+        given = run(name, inputs)
+        cache.update({n: v for n, v in given.items() if n not in ("logits", "next")})
+        if name.startswith("step"):
+            held.append(dict(cache))
+        return given
+
+    list(write_clear(closed(), request, watched))
+    return held
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_server_alone_writes_the_programs_text(parties, temperature: float):
+    """Greedy, and a sample with the noise that the client sent."""
+    request = Request.of(closed(), "a", 3, temperature, seed=3)
+    written = list(parties.write(request))
+    expected = list(write_clear(closed(), request))
+    assert [c.token for c in written] == [c.token for c in expected]
+    assert text_of(written, closed().labels) == text_of(expected, closed().labels)
+
+
+def test_the_encrypted_cache_is_the_clear_one_after_every_step(parties):
+    request = Request.of(closed(), "b", 2, 0.0, seed=0)
+    server, client = parties.server, parties.client
+    prompt = server.open(client.prompt(request.tokens, request.noises))
+    cache = server.prefill(prompt, parties.keys)
+    for i, (noise, expected) in enumerate(zip(prompt.noises, clear_cache(request), strict=True)):
+        _, cache = server.step(cache, parties.keys, noise)
+        assert cache.position == len(request.tokens) + i
+        # The bytes are what a server would put to disk between two steps.
+        cache = EncryptedCache.from_bytes(cache.to_bytes(), cache.circuit_id)
+        found = client.reveal(cache.to_bytes())
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+def test_simulation_writes_the_same():
+    decoder = closed()
+    request = Request.of(decoder, "ab", 2, 1.0, seed=1)
+    module = compile_decoder(decoder, simulate=True)
+    written = write_clear(
+        decoder, request, lambda name, inputs: module.run(name, inputs, fhe="simulate")
+    )
+    assert [c.token for c in written] == [c.token for c in write_clear(decoder, request)]
+
+
+def test_either_loop_picks_the_same():
+    for seed in range(20):
+        request = Request.of(closed(), "", CONTEXT, 1.0, seed)
+        one, other = (
+            [c.token for c in write_clear(decoder, request)]
+            for decoder in (closed(), program("tiny-words", CONTEXT))
+        )
+        assert one == other
+
+
+def test_several_layers_in_an_open_loop(tmp_path):
+    """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
+    decoder = program("tiny-llama", 2)
+    save_decoder_deployment(compile_decoder(decoder), decoder.metadata, EXACT, tmp_path / "d")
+    parties = EncryptedWriting(tmp_path / "d")
+    for prompt, count in (("", 2), ("c", 1)):
+        request = Request.of(decoder, prompt, count, 1.0, seed=2)
+        written = [c.token for c in parties.write(request)]
+        assert written == [c.token for c in write_clear(decoder, request)]
+    with pytest.raises(InputError, match="position 2 is past the context of 2"):
+        parties.client.token(2, 0)
+
+
+@given(st.text("abcxyz", max_size=CONTEXT + 2), st.integers(1, CONTEXT + 2), st.integers(0, 9))
+def test_any_prompt_is_written_on_or_refused(text: str, count: int, seed: int):
+    decoder = closed()
+    if 1 + len(text) + count - 1 > CONTEXT:
+        with pytest.raises(InputError, match=r"past the context|the prompt has"):
+            Request.of(decoder, text, count, 1.0, seed)
+        return
+    request = Request.of(decoder, text, count, 1.0, seed)
+    written = list(write_clear(decoder, request))
+    assert len(written) == count
+    again = list(write_clear(decoder, request))
+    assert [c.token for c in written] == [c.token for c in again]
+
+
+def test_unknown_characters_are_named():
+    with pytest.raises(InputError, match="'É' is not among the characters of this model: abc"):
+        Request.of(closed(), "É", 1, 0.0, 0)
+
+
+def test_a_full_cache_takes_no_more_and_stays_whole(parties):
+    server, client, keys = parties.server, parties.client, parties.keys
+    request = Request.of(closed(), "abc", 1, 0.0, 0)
+    prompt = server.open(client.prompt(request.tokens, request.noises))
+    before = server.prefill(prompt, keys)
+    answer, full = server.step(before, keys, prompt.noises[0])
+    assert full.position == CONTEXT
+    held = full.to_bytes()
+    with pytest.raises(InputError, match="the cache is full: it holds 4 tokens"):
+        server.step(full, keys, prompt.noises[0])
+    assert full.to_bytes() == held
+    again, _ = server.step(before, keys, prompt.noises[0])  # the one before is as it was
+    assert client.read(again).token == client.read(answer).token
+
+
+def test_a_cache_under_other_keys_is_refused(parties, folder: Path):
+    stranger = Writer(folder)
+    stranger.keygen()
+    request = Request.of(closed(), "", 1, 0.0, 0)
+    prompt = parties.server.open(parties.client.prompt(request.tokens, request.noises))
+    cache = parties.server.prefill(prompt, parties.keys)
+    foreign = parties.server.load_keys(stranger.evaluation_keys())
+    with pytest.raises(ArtifactError, match="the cache is under other keys"):
+        parties.server.step(cache, foreign, prompt.noises[0])
+    answer, _ = parties.server.step(cache, parties.keys, prompt.noises[0])
+    expected = list(write_clear(closed(), request))
+    assert parties.client.read(answer).token == expected[0].token
+
+
+def test_a_cache_of_another_circuit_is_refused(parties):
+    cache = EncryptedCache("0" * 64, parties.client.key_id, 0, {})
+    with pytest.raises(ArtifactError, match="the cache is of another circuit"):
+        parties.server.step(cache, parties.keys, object())
+    with pytest.raises(ArtifactError, match="the cache are of another circuit"):
+        EncryptedCache.from_bytes(cache.to_bytes(), parties.server.interface.circuit_id)
+
+
+def test_prompts_that_cannot_be_written_on_are_refused_by_both_sides(parties):
+    noise = draw_noise(closed().noise, 0.0)
+    with pytest.raises(InputError, match="the prompt holds no token"):
+        parties.client.prompt([], [noise])
+    with pytest.raises(InputError, match="the prompt has 5 tokens"):
+        parties.client.prompt([0] * 5, [noise])
+    with pytest.raises(InputError, match="at most 2 can be written"):
+        parties.client.prompt([0] * 3, [noise] * 3)
+    prompt = parties.server.open(parties.client.prompt([0], [noise]))
+    with pytest.raises(InputError, match="takes noise"):
+        cache = parties.server.prefill(prompt, parties.keys)
+        parties.server.step(cache, parties.keys)
+
+
+def test_the_server_folder_cannot_decrypt(folder: Path, tmp_path):
+    """It has no client, and nothing of a client."""
+    for name in ("server.zip", "interface.json", "versions.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    WritingServer(tmp_path)
+    with pytest.raises(ArtifactError, match=r"has no client\.zip"):
+        Writer(tmp_path)

@@ -1,0 +1,68 @@
+"""Wide clips become two narrow tables: equal integers, fewer bits, exact when decrypted."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhe_compile import compile_program, interpret, plan
+from fhe_compile.bounds import analyze
+from fhe_compile.cost import load_prices
+from fhe_compile.passes.narrow_clips import narrow_clips
+from fhe_compile.program import Linear, Port, Program
+from tests.programs import Builder
+
+WEIGHT = np.array([[40, -40], [-35, 8], [7, 9], [2, 30]])
+
+
+def clipped(function, weight: np.ndarray = WEIGHT) -> Program:
+    """Wide sums of narrow numbers, clipped."""
+    b = Builder(Port("x", (1, len(weight)), 0, 3))
+    b.add(Linear("sums", "head", ("x",), weight))
+    b.table("y", "clip", "sums", function)
+    return b.program("y")
+
+
+def inputs(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4, (count, 1, 4))
+
+
+@given(st.integers(-130, 130), st.integers(1, 40), st.integers(0, 3))
+def test_any_window_keeps_its_integers(start: int, size: int, drop: int):
+    program = clipped(lambda n: np.clip(n - start, 0, size) >> drop)
+    split, known = narrow_clips(program, load_prices())
+    ranges = analyze(split, known)
+    for x in inputs(20):
+        found = interpret(split, {"x": x})
+        assert np.array_equal(found["y"], interpret(program, {"x": x})["y"])
+        for name, reach in known.items():
+            assert (reach.lo <= found[name]).all()
+            assert (found[name] <= reach.hi).all()
+            assert np.array_equal(ranges[name].hi, reach.hi)
+
+
+def test_nine_bits_become_narrow_ones():
+    program = clipped(lambda n: np.clip(n + 7, 0, 15))
+    assert analyze(program)["sums"].span_bits == 9
+    tables = {row.tag: row.bits for row in plan(program).rows if row.op != "round"}
+    assert tables.keys() == {"clip.y.move", "clip.y"}
+    assert max(tables.values()) <= 6
+
+
+def test_what_is_no_clip_stays():
+    program = clipped(lambda n: n % 5)
+    assert narrow_clips(program, load_prices())[0].nodes == program.nodes
+
+
+@pytest.mark.parametrize("name", ["window", "step"])
+def test_a_decrypted_clip_is_exact(name: str):
+    function = {"window": lambda n: np.clip(n + 7, 0, 15), "step": lambda n: (n > 20).astype(int)}
+    program = clipped(function[name])
+    circuit = compile_program(program)
+    assert any(node.name == "y.near" for node in circuit.expanded.program.nodes)
+    circuit.keygen()
+    for x in inputs(3):
+        expected = interpret(program, {"x": x})["y"]
+        assert np.array_equal(circuit.graph({"x": x})["y"], expected)
+        for mode in ("simulate", "execute"):
+            assert np.array_equal(circuit.run({"x": x}, fhe=mode)["y"], expected), mode
