@@ -9,7 +9,8 @@ number lies. With blocks of 2^k integers, of which the window takes m,
     y = table(r)                   (m + 2) * 2^k entries
 
 The table of blocks c and the table of r have fewer bits than x has, and a bootstrap's price is
-steep in its bits: ten bits become five and six.
+steep in its bits: ten bits become five and six. Where the table says the same of every 2^d integers
+in a row, it reads floor(r / 2^d).
 
 Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, c = 4, r = -1, and the table says 0.
 """
@@ -56,6 +57,7 @@ class _Clip:
     first: int
     last: int
     lsbs: int  # k
+    coarse: int  # d
 
     @property
     def blocks(self) -> int:
@@ -81,10 +83,16 @@ class _Clip:
             np.where(from_below, np.maximum(high, -1), high),
         )
 
+    @property
+    def level(self) -> Interval:
+        """Of floor(r / 2^d)."""
+        return Interval(self.reach.lo >> self.coarse, self.reach.hi >> self.coarse)
+
     def milliseconds(self, prices: PriceList) -> float:
         """Of one element."""
-        narrow = prices.table(self.block.span_bits) + prices.table(self.reach.span_bits)
-        return prices.rounding(self.index.span_bits, self.lsbs) + narrow
+        bits = self.index.span_bits
+        narrow = prices.table(self.block.span_bits) + prices.table(self.level.span_bits)
+        return prices.rounding(bits, self.lsbs) + prices.rounding(bits, self.coarse) + narrow
 
     def nodes(self) -> list[Node]:
         """In order; the last one has the name of the table."""
@@ -92,17 +100,22 @@ class _Clip:
         lowest = int(self.block.lo.min())
         h = np.arange(lowest, int(self.block.hi.max()) + 1)
         moves = 2**self.lsbs * (np.clip(h, -1, self.blocks) - h)
-        start = int(self.reach.lo.min())
-        index = np.arange(start, int(self.reach.hi.max()) + 1) + self.first
+        start = int(self.level.lo.min())
+        levels = np.arange(start, int(self.level.hi.max()) + 1)
+        index = (levels << self.coarse) + self.first
         values = table.values[np.clip(index, 0, len(table.values) - 1)]
         offset = np.broadcast_to(table.offset - self.first, self.index.shape)
-        return [
+        read = f"{name}.near"
+        made: list[Node] = [
             AddConst(f"{name}.centred", layer, table.inputs, _smallest(offset)),
             Round(f"{name}.block", layer, (f"{name}.centred",), self.lsbs),
             Table(f"{name}.move", layer, (f"{name}.block",), np.array(-lowest), moves),
-            Add(f"{name}.near", layer, (f"{name}.centred", f"{name}.move")),
-            Table(name, layer, (f"{name}.near",), np.array(-start), values),
+            Add(read, layer, (f"{name}.centred", f"{name}.move")),
         ]
+        if self.coarse:
+            made.append(Round(f"{name}.coarse", layer, (read,), self.coarse))
+            read = f"{name}.coarse"
+        return [*made, Table(name, layer, (read,), np.array(-start), values)]
 
 
 def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
@@ -118,9 +131,25 @@ def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
     first, last = lo + int(below[0]), lo + int(np.flatnonzero(values != values[-1])[-1])
     if first > last:  # a step: one entry is enough of a window
         first, last = last, last
-    ways = [_Clip(table, index, first, last, lsbs) for lsbs in range(1, index.span_bits - 1)]
+    coarse = _coarseness(values[first - lo : last - lo + 1])
+    ways = [
+        _Clip(table, index, first, last, lsbs, d)
+        for lsbs in range(1, index.span_bits - 1)
+        for d in range(min(coarse, lsbs) + 1)
+    ]
     best = min(ways, key=lambda way: way.milliseconds(prices))
     return best if best.milliseconds(prices) < prices.table(index.span_bits) else None
+
+
+def _coarseness(window: IntArray) -> int:
+    """The largest d such that the entries are 2^d alike, 2^d alike, and so on to the last."""
+    d = 0
+    while len(window) % 2 ** (d + 1) == 0:
+        groups = window.reshape(-1, 2 ** (d + 1))
+        if (groups != groups[:, :1]).any():
+            break
+        d += 1
+    return d
 
 
 def _smallest(offset: IntArray) -> IntArray:
