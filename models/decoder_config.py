@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # As few bootstraps as a good character model takes: no norm, one block whose maps fold.
     "words": {
         **_LETTERS, "context": 16, "dim": 48, "layers": 1, "heads": 4, "head_dim": 2,
-        "value_dim": 4, "mlp_dim": 256, "activation": "relu", "attention": "sigmoid",
+        "value_dim": 8, "mlp_dim": 384, "activation": "relu", "attention": "sigmoid",
         "norm": "none", "distance_bias": True,
     },
     # Shaped like GPT-2: layer norm, learned positions, GELU, tied head.

@@ -4,6 +4,7 @@ import pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from benchmarks.parts.attention_only import ATTENTION_ONLY
 from benchmarks.parts.best_digits import BEST_DIGITS
 from benchmarks.parts.digits import DIGITS_FAST, DIGITS_STANDARD
+from benchmarks.parts.generation import GENERATION
 from benchmarks.parts.growth import GROWTH
 from benchmarks.parts.modes import FAST_MODE, PARALLEL
 from benchmarks.parts.passes import PASSES
@@ -24,6 +25,7 @@ PARTS = (
     SCALING,
     PASSES,
     GROWTH,
+    GENERATION,
     DIGITS_STANDARD,
     PLAN_ERROR,
     TABLE_ATTENTION,
