@@ -88,7 +88,7 @@ _WORDS: dict[str, Any] = {
 _TINY_WORDS: dict[str, Any] = {**_WORDS, "float_epochs": 8, "qat_epochs": 4}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "words": _WORDS,
+    "words": {**_WORDS, "qat_epochs": 40},
     "words-gpt2": _WORDS,
     "words-llama": _WORDS,
     "tiny-words": _TINY_WORDS,

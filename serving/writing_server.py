@@ -81,6 +81,7 @@ class WritingServer:
         self, cache: EncryptedCache, keys: EvaluationKeys, noise: Any = None, token: Any = None
     ) -> tuple[bytes, EncryptedCache]:
         """The answer to the cache's next token, or to `token`, and the cache with it."""
+        cache.check(self.interface.circuit_id, keys.key_id, self.interface.context)
         if self.interface.closed and noise is None:
             raise InputError("a step that picks a token takes noise; the prompt held less of it")
         if token is not None:

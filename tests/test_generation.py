@@ -170,7 +170,7 @@ def test_a_cache_of_another_circuit_is_refused(parties):
     cache = EncryptedCache("0" * 64, parties.client.key_id, 0, {})
     with pytest.raises(ArtifactError, match="the cache is of another circuit"):
         parties.server.step(cache, parties.keys, object())
-    with pytest.raises(ArtifactError, match="the cache are of another circuit"):
+    with pytest.raises(ArtifactError, match="of another circuit"):
         EncryptedCache.from_bytes(cache.to_bytes(), parties.server.interface.circuit_id)
 
 
