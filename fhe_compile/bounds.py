@@ -131,7 +131,11 @@ def analyze(program: Program, known: Mapping[str, Interval] | None = None) -> di
     for node in program.nodes:
         found = bound(node, [ranges[i] for i in node.inputs])
         if node.name in known:
-            lo, hi = known[node.name].lo, known[node.name].hi
-            found = Interval(np.maximum(found.lo, lo), np.minimum(found.hi, hi))
+            proved = known[node.name]
+            found = Interval(
+                np.maximum(found.lo, proved.lo),
+                np.minimum(found.hi, proved.hi),
+                found.one_hot or proved.one_hot,
+            )
         ranges[node.name] = found
     return ranges

@@ -154,6 +154,8 @@ class _Encoder:
             case Constant():
                 return _Value(self.make(node, "zeros"), node.value)
         args = [self.values[i] for i in node.inputs]
+        if isinstance(node, Scale) and args[0].shift and (node.factor == 1 << args[0].shift).all():
+            return replace(args[0], shift=0)  # a rounding keeps its place: the low bits are zero
         for arg, name in zip(args, node.inputs, strict=True):
             if arg.shift:
                 raise TypeError(f"{node.layer}: {node.op} reads the rounding {name}; expand first")
@@ -173,6 +175,7 @@ class _Encoder:
             return _Value(self.make(node, "zeros"), base_out + tables[0, 0])
         width = bits_for(tables.max())
         fields = {"tables": tables, "mapping": mapping, "lsbs": source.shift}
+        fields["layout"] = ("apart",) if node.apart else ()
         return _Value(self.make(node, LOOKUP, (step,), bits=width, **fields), base_out)
 
     def _round(self, node: Round) -> _Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fhe_compile.bounds import Interval
@@ -19,7 +19,7 @@ from fhe_compile.passes.expand_max import expand_max
 from fhe_compile.passes.fold_constants import fold_constants
 from fhe_compile.passes.fuse_tables import fuse_tables
 from fhe_compile.passes.narrow_clips import narrow_clips
-from fhe_compile.passes.refresh import refresh_outputs
+from fhe_compile.passes.refresh import PRECISE, refresh_outputs
 from fhe_compile.passes.sink_rounds import sink_rounds
 from fhe_compile.passes.split_concats import split_concats
 from fhe_compile.passes.tile_products import MEMORY_LIMIT, tile_products
@@ -55,11 +55,13 @@ def expand(
     prices: PriceList | None = None,
     without: Collection[str] = (),
     memory_limit: int = MEMORY_LIMIT,
+    always: Collection[str] = (),
 ) -> Expanded:
     """Rewrite to what TFHE has; the outputs keep their names, shapes and integers.
 
     `without` leaves some of the `OPTIONAL` passes out, to see what they are worth. No ciphertexts
-    of a product's terms fill more than `memory_limit` bytes at once.
+    of a product's terms fill more than `memory_limit` bytes at once. `refresh_outputs` happens
+    where this program is cheaper for it, or in any case if `always` names it.
     """
     before = (
         remove_dead_nodes,
@@ -92,15 +94,20 @@ def expand(
     names = {node.name for node in program.nodes}
     known = {name: interval for name, interval in known.items() if name in names}
     if "refresh_outputs" not in without:
-        program = _cheaper(program, refresh_outputs(program, known), known, prices)
+        found = [refresh_outputs(program, known), refresh_outputs(program, known, PRECISE)]
+        if "refresh_outputs" in always:
+            program, known = found[-1]
+        else:
+            program, known = _cheapest([(program, known), *found], prices)
     return Expanded(program, known, tuple(choices))
 
 
-def _cheaper(
-    program: Program, other: Program, known: Mapping[str, Interval], prices: PriceList
-) -> Program:
-    """The one whose bootstraps take less time; `program` if it makes no difference."""
-    if len(other.nodes) == len(program.nodes):
-        return program
-    now, then = (Estimate(encode(p, known), prices).total_ms() for p in (program, other))
-    return other if then < now else program
+Proved = tuple[Program, dict[str, Interval]]
+
+
+def _cheapest(ways: Sequence[Proved], prices: PriceList) -> Proved:
+    """The one whose bootstraps take the least time; the first if it makes no difference."""
+    different = [way for way in ways[1:] if len(way[0].nodes) > len(ways[0][0].nodes)]
+    if not different:
+        return ways[0]
+    return min([ways[0], *different], key=lambda way: Estimate(encode(*way), prices).total_ms())

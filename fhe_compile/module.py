@@ -154,10 +154,7 @@ def plan_module(
     feedback = feedback or {}
     ends = _ends(programs, feedback)
     # What pays in one function alone may not where others decide about its parameters.
-    ways = [
-        _encoded(programs, feedback, ends, prices, without)
-        for without in ((), ("refresh_outputs",))
-    ]
+    ways = [_encoded(programs, feedback, ends, prices, refresh) for refresh in (None, False, True)]
     expanded, encodings, wires, module = min(ways, key=lambda way: way[3].total_ms())
     return Functions(
         {
@@ -178,11 +175,18 @@ def _encoded(
     feedback: Mapping[str, str],
     ends: Mapping[str, Mapping[str, Port]],
     prices: PriceList,
-    without: Sequence[str],
+    refresh: bool | None,
 ) -> tuple[dict[str, Expanded], Mapping[str, Encoding], tuple[Wire, ...], Estimate]:
-    """Every function expanded and encoded, the wires, and what all of them cost together."""
+    """Every function expanded and encoded, the wires, and what all of them cost together.
+
+    Wide outputs read refreshed values in all functions, in none, or where each alone is cheaper.
+    """
+    refreshing = ("refresh_outputs",)
+    without, always = (refreshing * (refresh is False), refreshing * (refresh is True))
     expanded = {
-        name: refresh_wires(expand(program, prices, without), ends[name])
+        name: refresh_wires(
+            expand(program, prices, without, always=always), ends[name], choices=not without
+        )
         for name, program in programs.items()
     }
     encodings = {

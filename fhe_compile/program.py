@@ -174,11 +174,14 @@ class Table(Node):
     `offset` broadcasts to x's shape, `values` is flat: a table a channel is several tables laid
     end to end and an offset a channel. The proved range of x + offset lies inside `values`.
 
+    One kept `apart` from an equal one has ciphertexts of its own, laid out for its own readers.
+
     Worked example: clip(x, 0, 2) for x in [-1, 4] is offset 1, values [0, 0, 1, 2, 2, 2].
     """
 
     offset: IntArray
     values: IntArray
+    apart: bool = False
     op: ClassVar[str] = "Table"
 
 

@@ -26,7 +26,7 @@ def network(inner: int, last: int, factor: int) -> Program:
 
 def test_refreshed_values_are_the_same():
     before = network(4, 3, 5)
-    after = refresh_outputs(before)
+    after, _ = refresh_outputs(before)
     fresh = [n.name for n in after.nodes if n.name.endswith(".fresh")]
     assert fresh == ["u.fresh", "v.fresh"]
     for _ in range(10):
@@ -48,7 +48,7 @@ def test_a_table_is_seen_through_another_shape():
     b.table("t", "first", "x", lambda n: n // 8)
     b.add(Reshape("row", "first", ("t",), (1, 2, 2)))
     b.add(Linear("y", "head", ("row",), np.full((2, 2), 100)))
-    after = refresh_outputs(b.program("y"))
+    after, _ = refresh_outputs(b.program("y"))
     assert after.node("y").inputs == ("row.fresh",)
     same_outputs(b.program("y"), after)
 
@@ -65,7 +65,7 @@ def without_refresh(program: Program) -> float:
 
 def test_refreshed_programs_decrypt_exactly():
     program = network(6, 3, 40)
-    refreshed = refresh_outputs(program)
+    refreshed, _ = refresh_outputs(program)
     circuit = compile_program(refreshed)
     circuit.keygen()
     x = {"x": RNG.integers(0, 16, (1, 6))}

@@ -4,15 +4,16 @@ A table that is constant below a window and constant above it (a clip) need not 
 number lies. With blocks of 2^k integers, of which the window takes m,
 
     h = floor(x / 2^k)             which block: k bootstraps of one bit
-    r = x + 2^k * c(h)             c moves every block below the window to the one just below it,
-                                   and every block above to the one just above
+    l = x - 2^k * h                where in it, for nothing
+    r = l + 2^k * clip(h, -1, m)   every block below the window is the one just below it, and every
+                                   block above the one just above
     y = table(r)                   (m + 2) * 2^k entries
 
-The table of blocks c and the table of r have fewer bits than x has, and a bootstrap's price is
-steep in its bits: ten bits become five and six. Where the table says the same of every 2^d integers
-in a row, it reads floor(r / 2^d).
+The table of blocks and the table of r have fewer bits than x has, and a bootstrap's price is steep
+in its bits: ten bits become five and six. Where the table says the same of every 2^d integers in a
+row, it reads floor(r / 2^d).
 
-Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, c = 4, r = -1, and the table says 0.
+Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, l = 1, r = -1, and the table says 0.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from fhe_compile.bounds import Interval, analyze
 from fhe_compile.cost import PriceList
-from fhe_compile.program import Add, AddConst, IntArray, Node, Program, Round, Table
+from fhe_compile.program import Add, AddConst, IntArray, Node, Program, Round, Scale, Sub, Table
 
 
 def narrow_clips(
@@ -44,6 +45,7 @@ def narrow_clips(
             nodes.append(node)
             continue
         nodes += clip.nodes()
+        known[f"{node.name}.within"] = clip.within
         known[f"{node.name}.near"] = clip.reach
     return program.replace(nodes=tuple(nodes)), known
 
@@ -69,6 +71,12 @@ class _Clip:
         """Of h, for every element; the window begins with block 0."""
         lo, hi = ((end - self.first) >> self.lsbs for end in (self.index.lo, self.index.hi))
         return Interval(lo, hi)
+
+    @property
+    def within(self) -> Interval:
+        """Of l."""
+        zeros = np.zeros_like(self.index.lo)
+        return Interval(zeros, zeros + 2**self.lsbs - 1)
 
     @property
     def reach(self) -> Interval:
@@ -99,7 +107,7 @@ class _Clip:
         table, name, layer = self.table, self.table.name, self.table.layer
         lowest = int(self.block.lo.min())
         h = np.arange(lowest, int(self.block.hi.max()) + 1)
-        moves = 2**self.lsbs * (np.clip(h, -1, self.blocks) - h)
+        size = np.array(2**self.lsbs)
         start = int(self.level.lo.min())
         levels = np.arange(start, int(self.level.hi.max()) + 1)
         index = (levels << self.coarse) + self.first
@@ -109,8 +117,17 @@ class _Clip:
         made: list[Node] = [
             AddConst(f"{name}.centred", layer, table.inputs, _smallest(offset)),
             Round(f"{name}.block", layer, (f"{name}.centred",), self.lsbs),
-            Table(f"{name}.move", layer, (f"{name}.block",), np.array(-lowest), moves),
-            Add(read, layer, (f"{name}.centred", f"{name}.move")),
+            Scale(f"{name}.start", layer, (f"{name}.block",), size),
+            Sub(f"{name}.within", layer, (f"{name}.centred", f"{name}.start")),
+            Table(
+                f"{name}.clipped",
+                layer,
+                (f"{name}.block",),
+                np.array(-lowest),
+                np.clip(h, -1, self.blocks),
+            ),
+            Scale(f"{name}.moved", layer, (f"{name}.clipped",), size),
+            Add(read, layer, (f"{name}.within", f"{name}.moved")),
         ]
         if self.coarse:
             made.append(Round(f"{name}.coarse", layer, (read,), self.coarse))

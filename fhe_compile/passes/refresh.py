@@ -10,50 +10,105 @@ lookups, 60 of them precise and of 2 bits, in place of 400 precise ones of 4 bit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeGuard
 
 from fhe_compile.bounds import Interval, analyze
 from fhe_compile.passes.sink_rounds import identity_table
-from fhe_compile.program import Linear, Node, Program, Reshape, Table, Transpose
+from fhe_compile.program import (
+    Add,
+    Linear,
+    Node,
+    Program,
+    Reshape,
+    Round,
+    Scale,
+    Sub,
+    Sum,
+    Table,
+    Transpose,
+)
 
 WIDEST = 3  # bits of a result that may be worth a second table
+FAR = 12.0  # the precision of logits: no sum of a hidden layer comes near it
+PRECISE = 7.0  # at which tables of five bits are about to need the precise set
 
 
-def refresh_outputs(program: Program, known: Mapping[str, Interval] | None = None) -> Program:
-    """The same program with a second table before each `Linear` that only outputs read.
+def refresh_outputs(
+    program: Program, known: Mapping[str, Interval] | None = None, limit: float = math.inf
+) -> tuple[Program, dict[str, Interval]]:
+    """The same program with a second table before what is read at high precision.
 
-    `known` holds ranges proved before products were expanded.
+    That is a `Linear` or `Scale` that only outputs read, or whose sum is read at a precision of
+    `limit` or more (docs/cost.md). An index that comes in is looked up once more, too, where it
+    selects something wide: all that is summed up with it would have to be laid out as wide.
+
+    `known` holds ranges proved before products were expanded; those of copied indices are added.
     """
-    readers, ranges = program.consumers(), analyze(program, known)
-    made = {node.name: node for node in program.nodes}
-    fresh: dict[str, Table] = {}
+    known = dict(known or {})
+    ranges, made = analyze(program, known), {node.name: node for node in program.nodes}
+    indices = {port.name: port for port in program.inputs if port.one_hot}
+    read = precision(program, ranges)
+    fresh: dict[tuple[str, bool], Table] = {}
     nodes: list[Node] = []
     for node in program.nodes:
-        last = isinstance(node, Linear) and not _looked_up(node.name, readers)
-        source = made.get(node.inputs[0]) if last else None
-        if not _is_table(source, made) or ranges[source.name].span_bits > WIDEST:
+        needed = read.get(node.name, 0.0) or math.inf  # an output is read as precisely as it is
+        source = node.inputs[0] if isinstance(node, Linear | Scale) and needed >= limit else ""
+        far = needed >= FAR
+        index = source in indices and far
+        if not (index or _is_table(made.get(source), made)) or ranges[source].span_bits > WIDEST:
             nodes.append(node)
             continue
-        if source.name not in fresh:
-            name = f"{source.name}.fresh"
-            fresh[source.name] = identity_table(name, source, ranges[source.name])
-            nodes.append(fresh[source.name])
-        nodes.append(replace(node, inputs=(fresh[source.name].name,)))
-    return program.replace(nodes=tuple(nodes))
+        # One for each kind of reader: what shares a ciphertext shares its layout.
+        copy = fresh.get((source, far))
+        if copy is None:
+            name, layer = f"{source}.{'far' if far else 'fresh'}", node.layer
+            copy = replace(identity_table(name, source, layer, ranges[source]), apart=far)
+            fresh[source, far] = copy
+            nodes.append(copy)
+            if index:
+                known[name] = ranges[source]
+        nodes.append(replace(node, inputs=(copy.name,)))
+    return program.replace(nodes=tuple(nodes)), known
 
 
-def _is_table(node: Node | None, made: Mapping[str, Node]) -> TypeGuard[Node]:
+def precision(program: Program, ranges: Mapping[str, Interval]) -> dict[str, float]:
+    """Of every value that a table or a rounding reads, directly or summed up: how precisely."""
+    noise = squared_weights(program, {name: reach.lo.size for name, reach in ranges.items()})
+    read: dict[str, float] = {}
+    for node in reversed(program.nodes):
+        for name in node.inputs:
+            needed = read.get(node.name, 0.0)
+            if isinstance(node, Table | Round):
+                needed = ranges[name].span_bits + math.log2(max(1.0, noise[name])) / 2
+            read[name] = max(read.get(name, 0.0), needed)
+    return read
+
+
+def squared_weights(program: Program, sizes: Mapping[str, int]) -> dict[str, float]:
+    """How many times the variance of a fresh table result each value has, at most."""
+    noise = {port.name: 1.0 for port in program.inputs}
+    for node in program.nodes:
+        given = [noise[name] for name in node.inputs]
+        match node:
+            case Table():
+                noise[node.name] = 1.0
+            case Linear():
+                noise[node.name] = given[0] * float((node.weight**2).sum(0).max(initial=0))
+            case Scale():
+                noise[node.name] = given[0] * float((node.factor**2).max(initial=0))
+            case Add() | Sub():
+                noise[node.name] = sum(given)
+            case Sum():
+                noise[node.name] = given[0] * sizes[node.inputs[0]] / sizes[node.name]
+            case _:
+                noise[node.name] = max(given, default=0.0)
+    return noise
+
+
+def _is_table(node: Node | None, made: Mapping[str, Node]) -> bool:
     """Whether the value is what a table gave, in whatever shape."""
     while isinstance(node, Reshape | Transpose):
         node = made.get(node.inputs[0])
     return isinstance(node, Table)
-
-
-def _looked_up(name: str, readers: dict[str, list[Node]]) -> bool:
-    """Whether a table or a rounding reads the value, directly or as part of another one."""
-    return any(
-        node.op in ("Table", "Round") or _looked_up(node.name, readers)
-        for node in readers.get(name, [])
-    )

@@ -15,15 +15,20 @@ from fhe_compile.passes.sink_rounds import identity_table
 from fhe_compile.program import Node, Program, Reshape, Table, Transpose
 
 
-def refresh_wires(expanded: Expanded, wired: Collection[str]) -> Expanded:
-    """The same program whose outputs named in `wired` are tables, or tables in another shape."""
+def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool = False) -> Expanded:
+    """The same program whose outputs named in `wired` are tables, or tables in another shape.
+
+    With `choices`, a one-hot output gets a table of its own whatever made it: what is looked up for
+    it has large weights, and only that table has to be precise then.
+    """
     program = expanded.program
     made: Mapping[str, Node] = {node.name: node for node in program.nodes}
     ranges = analyze(program, expanded.known)
     stale = {
         port.name
         for port in program.outputs
-        if port.name in wired and not _is_fresh(port.name, made)
+        if port.name in wired
+        and not (_is_fresh(port.name, made) and not (choices and port.one_hot))
     }
     if not stale:
         return expanded
@@ -38,7 +43,7 @@ def refresh_wires(expanded: Expanded, wired: Collection[str]) -> Expanded:
             nodes.append(node)
             continue
         before = replace(node, name=f"{node.name}.stale")
-        nodes += [before, identity_table(node.name, before, ranges[node.name])]
+        nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
     return replace(expanded, program=_with(program, nodes), known=known)
 
 

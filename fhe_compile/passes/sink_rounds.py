@@ -81,12 +81,13 @@ class _Sinking:
             return name
         if name not in self.narrow:
             self.narrow[name] = f"{name}.narrow"
-            table = identity_table(self.narrow[name], self.rounds[name], self.ranges[name])
+            layer = self.rounds[name].layer
+            table = identity_table(self.narrow[name], name, layer, self.ranges[name])
             self.nodes.append(table)
         return self.narrow[name]
 
 
-def identity_table(name: str, source: Node, x: Interval) -> Table:
-    """A table that gives back what it reads."""
+def identity_table(name: str, source: str, layer: str, x: Interval) -> Table:
+    """A table that gives back what it reads, the value `source` of range x."""
     lo, hi = int(x.lo.min()), int(x.hi.max())
-    return Table(name, source.layer, (source.name,), np.array(-lo), np.arange(lo, hi + 1))
+    return Table(name, layer, (source,), np.array(-lo), np.arange(lo, hi + 1))
