@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fhe_compile.bounds import analyze
 from fhe_compile.decoder_names import LOGITS, NEXT, NOISE
 from fhe_compile.ports import quantize_array
-from fhe_compile.program import Add, ArgMax, IntArray, Port, Program, Table
+from fhe_compile.program import Add, AddConst, ArgMax, IntArray, Port, Program, Table
 from torusformer import InputError
 
 LAYER = "argmax"
@@ -51,16 +51,20 @@ class Window:
         return np.clip((n - self.floor) >> self.lsbs, 0, self.levels - 1)
 
     def pick(self, logits: IntArray, noise: IntArray) -> int:
-        """The token: index of the first of the highest levels of (1, V) integers."""
+        """The token: index of the first of the highest levels of (1, V) `comparable` integers."""
         return int(self.read(logits + noise).argmax())
 
 
 def window_for(logits: Port, levels: int = LEVELS) -> Window:
     """The window from `LOWEST` to at least `HIGHEST` in as many levels, by the logits' scale."""
     step = float(logits.scale.reshape(-1)[0])
-    floor = round(LOWEST / step + float(logits.zero_point.reshape(-1)[0]))
     lsbs = max(0, math.ceil(math.log2((HIGHEST - LOWEST) / step / levels) - 1e-9))
-    return Window(floor, lsbs, levels)
+    return Window(round(LOWEST / step), lsbs, levels)
+
+
+def comparable(logits: Port, n: IntArray) -> IntArray:
+    """Integers of logits on one grid, zero at zero: those that `close` and `Window.pick` read."""
+    return n - np.rint(logits.zero_point).astype(np.int64)
 
 
 def noise_port(logits: Port) -> Port:
@@ -78,10 +82,12 @@ def close(program: Program) -> Program:
     logits, window = logits_of(program), window_of(program.metadata)
     noise = noise_port(logits)
     reach = analyze(program)[LOGITS]
-    lo, hi = int(reach.lo.min()) + noise.lo, int(reach.hi.max()) + noise.hi
+    zeros = comparable(logits, np.zeros(logits.shape, np.int64))
+    lo, hi = int((reach.lo + zeros).min()) + noise.lo, int((reach.hi + zeros).max()) + noise.hi
     read = window.read(np.arange(lo, hi + 1))
     nodes = (
-        Add(f"{NEXT}.noisy", LAYER, (LOGITS, NOISE)),
+        AddConst(f"{NEXT}.logits", LAYER, (LOGITS,), zeros),
+        Add(f"{NEXT}.noisy", LAYER, (f"{NEXT}.logits", NOISE)),
         Table(f"{NEXT}.level", LAYER, (f"{NEXT}.noisy",), np.array(-lo), read),
         ArgMax(NEXT, LAYER, (f"{NEXT}.level",)),
     )
@@ -97,8 +103,9 @@ def logits_of(program: Program) -> Port:
     logits = next((port for port in program.outputs if port.name == LOGITS), None)
     if logits is None:
         raise InputError(f"the program has no output {LOGITS!r}; only a step with logits closes")
-    if logits.scale.size > 1 or logits.zero_point.size > 1:
-        raise InputError("logits of several scales do not compare; export a decoder's head")
+    whole = np.allclose(logits.zero_point, np.rint(logits.zero_point), atol=1e-3)
+    if logits.scale.size > 1 or not whole:
+        raise InputError("logits on several grids do not compare; export a decoder's head")
     return logits
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fhe_compile.closing import draw_noise
+from fhe_compile.closing import comparable, draw_noise, logits_of
 from fhe_compile.decoder import DecoderProgram
 from fhe_compile.decoder_deployment import save_decoder_deployment
 from fhe_compile.decoder_names import (
@@ -86,7 +86,10 @@ def write_clear(
         given = dict(run(step_name(position), _inputs(program, token, cache, noise)))
         logits = given.pop(LOGITS)
         picked = given.pop(NEXT, None)
-        token = decoder.window.pick(logits, noise) if picked is None else int(picked.argmax())
+        if picked is None:
+            token = decoder.window.pick(comparable(logits_of(program), logits), noise)
+        else:
+            token = int(picked.argmax())
         cache |= given
         yield Character(token, decoder.labels[token], time.monotonic() - start)
 
@@ -153,7 +156,7 @@ class EncryptedWriting:
         cache, sent = server.prefill(prompt, self.keys), None
         for i, noise in enumerate(request.noises):
             answer, cache = server.step(cache, self.keys, token=sent)
-            token = client.interface.window.pick(client.read(answer).logits, noise)
+            token = client.pick(client.read(answer), noise)
             yield token
             position = len(request.tokens) + i
             if i + 1 < len(request.noises):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fhe_compile.backend import decrypt_output, fhe
-from fhe_compile.closing import draw_noise, noise_port
+from fhe_compile.closing import comparable, draw_noise, noise_port
 from fhe_compile.decoder_deployment import load_decoder_interface
 from fhe_compile.decoder_names import LOGITS, NEXT, NOISE, TOKEN, absorb_name, step_name
 from fhe_compile.ports import check_array
@@ -109,6 +109,11 @@ class Writer:
         }
         token = int(found[NEXT].argmax()) if NEXT in found else None
         return Written(int(about["position"]), token, found[LOGITS])
+
+    def pick(self, written: Written, noise: IntArray) -> int:
+        """The token that a server would pick from these logits with this noise."""
+        logits = self.interface.functions[step_name(written.position)].output(LOGITS).port
+        return self.interface.window.pick(comparable(logits, written.logits), noise)
 
     def reveal(self, cache: bytes) -> dict[str, IntArray]:
         """What a server's cache holds, by name: for whoever has the key and wants to check it."""

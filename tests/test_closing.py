@@ -1,5 +1,7 @@
 """How the next token is picked: window, noise, ties, and under encryption."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from fhe_compile.closing import (
     GREEDY,
     WINDOW_KEY,
     close,
+    comparable,
     draw_noise,
     noise_port,
     window_for,
@@ -31,7 +34,8 @@ def scored() -> Program:
     b.add(Linear("logits", "head", ("x",), weight))
     made = b.program("logits")
     (port,) = made.outputs
-    port = Port("logits", port.shape, port.lo, port.hi, np.array(STEP))
+    biases = np.array([0, 2, -1, 0, 30])  # of a head, in whole steps
+    port = Port("logits", port.shape, port.lo, port.hi, np.array(STEP), -biases.astype(float))
     return close(
         made.replace(outputs=(port,), metadata={WINDOW_KEY: window_to_json(window_for(port))})
     )
@@ -44,7 +48,8 @@ def test_the_program_picks_what_the_window_picks(a: int, b: int, seed: int):
     noise = draw_noise(port, 1.0, np.random.default_rng(seed))
     values = interpret(made, {"x": np.array([[a, b]]), "noise": noise})
     window = window_of(made.metadata)
-    assert values["next"].argmax() == window.pick(values["logits"], noise)
+    logits = comparable(made.outputs[0], values["logits"])
+    assert values["next"].argmax() == window.pick(logits, noise)
     assert values["next"].sum() == 1
 
 
@@ -78,6 +83,13 @@ def test_noise_draws_as_the_softmax_would():
 def test_a_temperature_out_of_reach_is_refused(temperature: float):
     with pytest.raises(InputError, match="temperature is"):
         draw_noise(noise_port(scored().outputs[0]), temperature)
+
+
+def test_logits_on_several_grids_do_not_close():
+    made = program("tiny-words").steps[0]
+    ports = (replace(made.outputs[0], zero_point=np.linspace(0, 1, 27)), *made.outputs[1:])
+    with pytest.raises(InputError, match="logits on several grids"):
+        close(made.replace(outputs=ports))
 
 
 def test_what_has_no_logits_does_not_close():

@@ -3,9 +3,10 @@
 import numpy as np
 
 from fhe_compile import compile_program, interpret, plan
+from fhe_compile.bounds import analyze
 from fhe_compile.expand import expand
-from fhe_compile.passes.refresh import refresh_outputs
-from fhe_compile.program import Linear, Port, Program, Reshape, Table
+from fhe_compile.passes.refresh import PRECISE, refresh_outputs
+from fhe_compile.program import Add, Linear, Port, Program, Reshape, Round, Table
 from tests.programs import Builder, same_outputs
 
 RNG = np.random.default_rng(0)
@@ -27,8 +28,8 @@ def network(inner: int, last: int, factor: int) -> Program:
 def test_refreshed_values_are_the_same():
     before = network(4, 3, 5)
     after, _ = refresh_outputs(before)
-    fresh = [n.name for n in after.nodes if n.name.endswith(".fresh")]
-    assert fresh == ["u.fresh", "v.fresh"]
+    fresh = [n.name for n in after.nodes if n.name.endswith(".far")]
+    assert fresh == ["u.far", "v.far"]
     for _ in range(10):
         x = {"x": RNG.integers(0, 16, (1, 4))}
         found, expected = interpret(after, x), interpret(before, x)
@@ -37,10 +38,10 @@ def test_refreshed_values_are_the_same():
 
 def test_only_where_the_plan_gets_cheaper():
     dear = network(200, 4, 40)  # 4-bit tables feed sums of 10 bits
-    assert "u.fresh" in {n.name for n in expand(dear).program.nodes}
+    assert "u.far" in {n.name for n in expand(dear).program.nodes}
     assert plan(dear).predicted_seconds < 0.8 * without_refresh(dear)
     narrow = network(200, 4, 1)
-    assert "u.fresh" not in {n.name for n in expand(narrow).program.nodes}
+    assert "u.far" not in {n.name for n in expand(narrow).program.nodes}
 
 
 def test_a_table_is_seen_through_another_shape():
@@ -49,7 +50,7 @@ def test_a_table_is_seen_through_another_shape():
     b.add(Reshape("row", "first", ("t",), (1, 2, 2)))
     b.add(Linear("y", "head", ("row",), np.full((2, 2), 100)))
     after, _ = refresh_outputs(b.program("y"))
-    assert after.node("y").inputs == ("row.fresh",)
+    assert after.node("y").inputs == ("row.far",)
     same_outputs(b.program("y"), after)
 
 
@@ -73,3 +74,41 @@ def test_refreshed_programs_decrypt_exactly():
     found = circuit.run(x, fhe="execute")
     assert all(np.array_equal(found[name], expected[name]) for name in "ac")
     assert sum(isinstance(n, Table) for n in refreshed.nodes) == 5
+
+
+def chosen() -> Program:
+    """An index that selects something narrow, something wide, and a hidden unit between."""
+    b = Builder(Port("token", (1, 4), 0, 1, one_hot=True))
+    b.add(Linear("narrow", "key", ("token",), np.array([[0, 1], [3, 1], [2, 0], [1, 2]])))
+    b.table("hidden", "mlp", "narrow", lambda n: n)
+    b.add(Linear("up", "mlp", ("hidden",), np.full((2, 2), 90)))
+    b.add(Linear("wide", "head", ("token",), np.array([[300, 0], [0, 70], [9, -300], [0, 1]])))
+    b.add(Add("sum", "head", ("up", "wide")))
+    b.add(Round("rounded", "head", ("sum",), 7))
+    b.table("y", "head", "rounded", lambda n: n)
+    return b.program("y")
+
+
+def test_what_is_read_precisely_reads_copies_by_kind_of_reader():
+    program = chosen()
+    after, known = refresh_outputs(program, None, PRECISE)
+    made = {node.name: node for node in after.nodes}
+    assert made["wide"].inputs == ("token.far",)
+    assert made["up"].inputs == ("hidden.far",)
+    assert made["narrow"].inputs == ("token",)  # not read precisely
+    assert known["token.far"].one_hot
+    assert made["token.far"].apart
+    for index in range(4):
+        x = {"token": np.eye(4, dtype=np.int64)[[index]]}
+        assert np.array_equal(interpret(after, x)["y"], interpret(program, x)["y"])
+    assert analyze(after, known)["wide"].hi.tolist() == [[300, 70]]
+
+
+def test_a_decrypted_copy_of_an_index_is_exact():
+    program = chosen()
+    circuit = compile_program(program)
+    circuit.keygen()
+    for index in range(4):
+        x = {"token": np.eye(4, dtype=np.int64)[[index]]}
+        expected = interpret(program, x)["y"]
+        assert np.array_equal(circuit.run(x, fhe="execute")["y"], expected)

@@ -42,7 +42,8 @@ def refresh_outputs(
 
     That is a `Linear` or `Scale` that only outputs read, or whose sum is read at a precision of
     `limit` or more (docs/cost.md). An index that comes in is looked up once more, too, where it
-    selects something wide: all that is summed up with it would have to be laid out as wide.
+    selects something wide: all that is summed up with it would have to be laid out as wide. Where
+    it selects something narrow, that is looked up.
 
     `known` holds ranges proved before products were expanded; those of copied indices are added.
     """
@@ -57,19 +58,23 @@ def refresh_outputs(
         source = node.inputs[0] if isinstance(node, Linear | Scale) and needed >= limit else ""
         far = needed >= FAR
         index = source in indices and far
+        if source in indices and not far and ranges[node.name].span_bits <= WIDEST:
+            # Few bits of many: cheaper to look up what was selected than what selects it.
+            before = replace(node, name=f"{node.name}.selected")
+            nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
+            continue
         if not (index or _is_table(made.get(source), made)) or ranges[source].span_bits > WIDEST:
             nodes.append(node)
             continue
         # One for each kind of reader: what shares a ciphertext shares its layout.
-        copy = fresh.get((source, far))
-        if copy is None:
+        if (source, far) not in fresh:
             name, layer = f"{source}.{'far' if far else 'fresh'}", node.layer
             copy = replace(identity_table(name, source, layer, ranges[source]), apart=far)
             fresh[source, far] = copy
             nodes.append(copy)
             if index:
                 known[name] = ranges[source]
-        nodes.append(replace(node, inputs=(copy.name,)))
+        nodes.append(replace(node, inputs=(fresh[source, far].name,)))
     return program.replace(nodes=tuple(nodes)), known
 
 

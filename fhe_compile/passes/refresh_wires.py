@@ -12,7 +12,7 @@ from dataclasses import replace
 from fhe_compile.bounds import Interval, analyze
 from fhe_compile.expand import Expanded
 from fhe_compile.passes.sink_rounds import identity_table
-from fhe_compile.program import Node, Program, Reshape, Table, Transpose
+from fhe_compile.program import Node, Reshape, Table, Transpose
 
 
 def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool = False) -> Expanded:
@@ -37,18 +37,12 @@ def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool =
     }
     nodes: list[Node] = []
     for node in program.nodes:
-        inputs = tuple(f"{name}.stale" if name in stale else name for name in node.inputs)
-        node = node.with_inputs(inputs)
         if node.name not in stale:
             nodes.append(node)
             continue
         before = replace(node, name=f"{node.name}.stale")
         nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
-    return replace(expanded, program=_with(program, nodes), known=known)
-
-
-def _with(program: Program, nodes: list[Node]) -> Program:
-    return program.replace(nodes=tuple(nodes))
+    return replace(expanded, program=program.replace(nodes=tuple(nodes)), known=known)
 
 
 def _is_fresh(name: str, made: Mapping[str, Node]) -> bool:
