@@ -45,7 +45,7 @@ def test_nine_bits_become_narrow_ones():
     program = clipped(lambda n: np.clip(n + 7, 0, 15))
     assert analyze(program)["sums"].span_bits == 9
     tables = {row.tag: row.bits for row in plan(program).rows if row.op != "round"}
-    assert tables.keys() == {"clip.y.clipped", "clip.y"}
+    assert {"clip.y.clipped", "clip.y"} <= tables.keys()
     assert max(tables.values()) <= 6
 
 
