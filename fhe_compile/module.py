@@ -153,8 +153,8 @@ def plan_module(
     prices = prices or load_prices(p_error=check_p_error(p_error))
     feedback = feedback or {}
     ends = _ends(programs, feedback)
-    # What pays in one function alone may not where others decide about its parameters.
-    ways = [_encoded(programs, feedback, ends, prices, refresh) for refresh in (None, False, True)]
+    # All or none: what pays in one function alone does not where others decide its parameters.
+    ways = [_encoded(programs, feedback, ends, prices, refresh=how) for how in (False, True)]
     expanded, encodings, wires, module = min(ways, key=lambda way: way[3].total_ms())
     return Functions(
         {
@@ -175,17 +175,17 @@ def _encoded(
     feedback: Mapping[str, str],
     ends: Mapping[str, Mapping[str, Port]],
     prices: PriceList,
-    refresh: bool | None,
+    *,
+    refresh: bool,
 ) -> tuple[dict[str, Expanded], Mapping[str, Encoding], tuple[Wire, ...], Estimate]:
     """Every function expanded and encoded, the wires, and what all of them cost together.
 
-    Wide outputs read refreshed values in all functions, in none, or where each alone is cheaper.
+    With `refresh`, what is read precisely is looked up once more in every function.
     """
-    refreshing = ("refresh_outputs",)
-    without, always = (refreshing * (refresh is False), refreshing * (refresh is True))
+    without, always = ((), ("refresh_outputs",)) if refresh else (("refresh_outputs",), ())
     expanded = {
         name: refresh_wires(
-            expand(program, prices, without, always=always), ends[name], choices=not without
+            expand(program, prices, without, always=always), ends[name], choices=refresh
         )
         for name, program in programs.items()
     }

@@ -69,8 +69,9 @@ def measure(bench: Bench) -> dict[str, Any]:
     preset = "tiny-words" if bench.quick else PRESET
     contexts = (2, 3) if bench.quick else CONTEXTS
     rows = [bench.keep(f"context.{n}", costs, preset, n) for n in contexts]
-    pbs = np.array(rows[-1]["open"]["pbs"][1:-1], float)  # the last step leaves nothing behind
-    positions = np.arange(1, len(pbs) + 1)
+    start = contexts[0] - 1  # and the last step leaves nothing behind: both ends are special
+    pbs = np.array(rows[-1]["open"]["pbs"][start:-1], float)
+    positions = start + np.arange(len(pbs))
     line = np.polyfit(positions, pbs, 1) if len(pbs) > 1 else np.array([0.0, pbs.sum()])
     off = float(np.abs(np.polyval(line, positions) - pbs).max() / pbs.max())
     draw(rows[-1], bench)
