@@ -105,9 +105,10 @@ def test_either_loop_picks_the_same():
         assert one == other
 
 
-def test_several_layers_in_an_open_loop(tmp_path):
+@pytest.mark.parametrize("preset", ["tiny-gpt2", "tiny-llama"])
+def test_several_layers_in_an_open_loop(preset: str, tmp_path):
     """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
-    decoder = program("tiny-llama", 2)
+    decoder = program(preset, 2)
     save_decoder_deployment(compile_decoder(decoder), decoder.metadata, EXACT, tmp_path / "d")
     parties = EncryptedWriting(tmp_path / "d")
     for prompt, count in (("", 2), ("c", 1)):
