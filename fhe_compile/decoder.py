@@ -138,6 +138,7 @@ def load_decoder(folder: Path) -> DecoderProgram:
         index = json.loads(path.read_text())
         known = index["format"], index["format_version"]
         context, metadata = int(index["context"]), dict(index["metadata"])
+        window_of(metadata), json.loads(metadata["labels"])  # what a text cannot do without
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: truncated or not JSON of ours; lower it again") from error
     if known != (FORMAT, FORMAT_VERSION):

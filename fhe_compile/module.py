@@ -14,7 +14,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from concrete.fhe.compilation.module_compiler import FunctionDef, ModuleCompiler
@@ -161,8 +161,8 @@ def plan_module(
     plain, fresh = (
         _encoded(programs, feedback, ends, prices, refresh=how) for how in (False, True)
     )
-    better = fresh[3].total_ms() < WIDE_LAYOUT_PENALTY * plain[3].total_ms()
-    expanded, encodings, wires, module = fresh if better else plain
+    fresher = fresh.estimate.total_ms() < WIDE_LAYOUT_PENALTY * plain.estimate.total_ms()
+    expanded, encodings, wires, module = fresh if fresher else plain
     return Functions(
         {
             name: Function(
@@ -177,6 +177,15 @@ def plan_module(
     )
 
 
+class _Joined(NamedTuple):
+    """One way to do all functions of a module, and what it costs."""
+
+    expanded: Mapping[str, Expanded]
+    encodings: Mapping[str, Encoding]
+    wires: tuple[Wire, ...]
+    estimate: Estimate
+
+
 def _encoded(
     programs: Mapping[str, Program],
     feedback: Mapping[str, str],
@@ -184,7 +193,7 @@ def _encoded(
     prices: PriceList,
     *,
     refresh: bool,
-) -> tuple[dict[str, Expanded], Mapping[str, Encoding], tuple[Wire, ...], Estimate]:
+) -> _Joined:
     """Every function expanded and encoded, the wires, and what all of them cost together.
 
     With `refresh`, what is read precisely is looked up once more in every function.
@@ -201,7 +210,7 @@ def _encoded(
     }
     wires = _wires(encodings, feedback)
     whole, encodings = join(encodings, wires)
-    return expanded, encodings, wires, Estimate(whole, prices)
+    return _Joined(expanded, encodings, wires, Estimate(whole, prices))
 
 
 def compile_module(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from fhe_compile import compile_program, lower, plan, save_deployment, save_prog
 from fhe_compile.failure import EXACT
 from pipelines.answers import Deployed, InProcess
 from pipelines.console import noted_prices
-from pipelines.stages import Stages, peak_memory_bytes
+from pipelines.stages import Stages, write_report
 from pipelines.training import QONNX, Recipe, train_into
 from pipelines.values import to_integers
 from quantize import predict
 from torusformer.progress import Progress, track
-from torusformer.versions import installed_versions
 
-PROGRAM, DEPLOYMENT, REPORT = "program.onnx", "deployment", "report.json"
+PROGRAM, DEPLOYMENT = "program.onnx", "deployment"
 
 
 def run_end_to_end(
@@ -77,9 +75,5 @@ def run_end_to_end(
             "evaluation_key_bytes": deployed.key_bytes,
             "rows": rows,
         },
-        "seconds": stage.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "versions": installed_versions(),
     }
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    return report
+    return write_report(folder, report, stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from models.words import IGNORED, WordsTask, decode
 from pipelines.console import noted_prices
 from pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
 from pipelines.language import LanguageRecipe, program_nll, train_decoder_into
-from pipelines.stages import Stages, peak_memory_bytes
+from pipelines.stages import Stages, write_report
 from pipelines.writing import (
     Character,
     EncryptedWriting,
@@ -24,10 +23,10 @@ from pipelines.writing import (
     text_of,
     write_clear,
 )
+from serving.writer import check_prompt
 from torusformer.progress import Progress
-from torusformer.versions import installed_versions
 
-DEPLOYMENT, REPORT = "deployment", "report.json"
+DEPLOYMENT = "deployment"
 PROMPT_CHARACTERS = 2
 
 
@@ -39,6 +38,7 @@ def run_words(
     The server writes alone. Every token is compared with the integer program's.
     """
     task, stage = recipe.task, Stages()
+    check_prompt([0], count, task.context)  # before the wait
     with stage("train", f"{recipe.preset} on {task.source}, {len(task.train)} sequences"):
         trained = train_decoder_into(folder, recipe)
     with stage("check", "loss of the integer program on held-out sequences"):
@@ -90,12 +90,8 @@ def run_words(
             "key_bytes": parties.key_bytes,
             "rows": rows,
         },
-        "seconds": stage.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "versions": installed_versions(),
     }
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    return report
+    return write_report(folder, report, stage)
 
 
 def show(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from fhe_compile.decoder_names import (
 from fhe_compile.failure import EXACT
 from fhe_compile.interpret import interpret
 from fhe_compile.module import Module, compile_module
-from fhe_compile.program import IntArray
+from fhe_compile.program import IntArray, Program
 from models.words import decode, encode
 from serving.writer import Writer, check_prompt
 from serving.writing_server import EvaluationKeys, WritingServer
@@ -94,10 +93,12 @@ def write_clear(
         yield Character(token, decoder.labels[token], time.monotonic() - start)
 
 
-def _inputs(program: Any, token: int, cache: Mapping[str, IntArray], noise: Any = None) -> Any:
-    values: dict[str, Any] = {**cache, NOISE: noise}
-    (row,) = (port for port in program.inputs if port.name == TOKEN)
-    values[TOKEN] = np.eye(row.shape[-1], dtype=np.int64)[[token]]
+def _inputs(
+    program: Program, token: int, cache: Mapping[str, IntArray], noise: IntArray | None = None
+) -> dict[str, IntArray]:
+    (port,) = (port for port in program.inputs if port.name == TOKEN)
+    row = np.eye(port.shape[-1], dtype=np.int64)[[token]]
+    values = {**cache, TOKEN: row, **({} if noise is None else {NOISE: noise})}
     return {port.name: values[port.name] for port in program.inputs}
 
 
@@ -163,28 +164,19 @@ class EncryptedWriting:
                 (sent,) = server.open(client.token(position, token)).tokens
 
 
+@contextmanager
 def deployed(
     decoder: DecoderProgram, folder: Path | None, p_error: float = EXACT
-) -> AbstractContextManager[Path]:
+) -> Iterator[Path]:
     """The folder of a deployment: as given, or a passing one that is compiled now."""
     if folder is not None:
-        return nullcontext(folder)
-    return _Passing(decoder, p_error)
-
-
-class _Passing(AbstractContextManager[Path]):
-    def __init__(self, decoder: DecoderProgram, p_error: float) -> None:
-        self.decoder, self.p_error = decoder, p_error
-        self.place = tempfile.TemporaryDirectory()
-
-    def __enter__(self) -> Path:
-        folder = Path(self.place.name) / "deployment"
-        module = compile_decoder(self.decoder, self.p_error)
-        save_decoder_deployment(module, self.decoder.metadata, self.p_error, folder)
-        return folder
-
-    def __exit__(self, *error: object) -> None:
-        self.place.cleanup()
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        made = Path(place) / "deployment"
+        module = compile_decoder(decoder, p_error)
+        save_decoder_deployment(module, decoder.metadata, p_error, made)
+        yield made
 
 
 def require_loop(deployed_closed: bool, closed: bool, folder: Path) -> None:

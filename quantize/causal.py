@@ -7,6 +7,7 @@ proved range: each row is rounded as the step of that position will round it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -143,6 +144,35 @@ class CausalCore(nn.Module):
         difference = Grid(p.value - log.value, p.scale, p.lo - log.hi, p.hi - log.lo)
         shares = torch.exp(self.difference_rounding(difference).value)
         return _masked(self.weight_quant(shares), hidden)
+
+
+class CausalDecoder(nn.Module, ABC):
+    """A quantized decoder: whole texts in training, one token behind a cache when it writes."""
+
+    def __init__(self, model: DecoderConfig, config: QuantConfig) -> None:
+        """The shape of the float model, and bit widths."""
+        super().__init__()
+        self.model, self.config = model, config
+
+    @property
+    @abstractmethod
+    def cores(self) -> list[CausalCore]:
+        """Attention of every block."""
+
+    @abstractmethod
+    def run(
+        self, tokens: Tensor, cache: Cache | None = None, *, answer: bool = True
+    ) -> tuple[Tensor | None, Cache]:
+        """Logits of `tokens` (B, T) behind those of the `cache`, and what is new for the cache.
+
+        Without `answer` only the latter.
+        """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, vocabulary)."""
+        logits, _ = self.run(tokens)
+        assert logits is not None
+        return logits
 
 
 def _masked(x: Grid, hidden: Tensor) -> Grid:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from models.causal import rotations, split, turned
 from models.decoder import Decoder, decoder_norm
 from models.decoder_config import DecoderConfig
-from quantize.causal import Cache, CausalCore, Entry, joined, seen
+from quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
 from quantize.config import QuantConfig
 from quantize.convert import copy_linear, copy_norm
 from quantize.layers import RoundedLinear, TokenHead, add
@@ -121,13 +121,12 @@ class QuantDecoderBlock(nn.Module):
         return self.activation_quant(F.silu(gate.value) * up.value)
 
 
-class QuantDecoder(nn.Module):
+class QuantDecoder(CausalDecoder):
     """The integer twin of `models.Decoder`; what it computes is what runs encrypted."""
 
     def __init__(self, model: DecoderConfig, config: QuantConfig) -> None:
         """Untrained; `take_over` gives it the weights of a float model."""
-        super().__init__()
-        self.model, self.config = model, config
+        super().__init__(model, config)
         self.embed = nn.Embedding(model.vocabulary, model.dim)
         self.positions = (
             nn.Parameter(torch.zeros(model.context, model.dim))
@@ -149,12 +148,6 @@ class QuantDecoder(nn.Module):
     def cores(self) -> list[CausalCore]:
         """Attention of every block."""
         return [block.core for block in self.blocks]
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) to (B, T, vocabulary)."""
-        logits, _ = self.run(tokens)
-        assert logits is not None
-        return logits
 
     def run(
         self, tokens: Tensor, cache: Cache | None = None, *, answer: bool = True

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.checkpoint import load_folder, save_folder
 from models.decoder import Decoder
 from models.decoder_config import DecoderConfig
+from quantize.causal import CausalDecoder
 from quantize.config import QuantConfig
 from quantize.convert import set_scales
 from quantize.decoder import QuantDecoder
@@ -18,17 +19,14 @@ from quantize.folded_decoder import FoldedDecoder, folds
 
 KIND = "torusformer.quantized_decoder"
 CALIBRATION_SEQUENCES = 512
-QuantizedDecoder = FoldedDecoder | QuantDecoder
 
 
-def build_decoder(model: DecoderConfig, config: QuantConfig) -> QuantizedDecoder:
+def build_decoder(model: DecoderConfig, config: QuantConfig) -> CausalDecoder:
     """Untrained; folded where the shape allows it."""
     return FoldedDecoder(model, config) if folds(model) else QuantDecoder(model, config)
 
 
-def to_quantized(
-    model: Decoder, config: QuantConfig, tokens: NDArray[np.int64]
-) -> QuantizedDecoder:
+def to_quantized(model: Decoder, config: QuantConfig, tokens: NDArray[np.int64]) -> CausalDecoder:
     """The twin of a trained float decoder, its scales set from sequences (N, T)."""
     twin = build_decoder(model.config, config)
     if isinstance(twin, FoldedDecoder):
@@ -40,7 +38,7 @@ def to_quantized(
     return twin
 
 
-def save_quantized(decoder: QuantizedDecoder, folder: Path) -> None:
+def save_quantized(decoder: CausalDecoder, folder: Path) -> None:
     """Write config.json and model.safetensors into `folder`."""
     settings = {
         "kind": KIND,
@@ -50,7 +48,7 @@ def save_quantized(decoder: QuantizedDecoder, folder: Path) -> None:
     save_folder(folder, settings, decoder.state_dict())
 
 
-def load_quantized(folder: Path) -> QuantizedDecoder:
+def load_quantized(folder: Path) -> CausalDecoder:
     """Inverse of `save_quantized`, in eval mode."""
     with load_folder(folder, KIND) as (settings, weights):
         model = DecoderConfig.from_dict(settings["model"])

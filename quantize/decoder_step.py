@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from quantize.causal import Entry
-from quantize.decoder import QuantDecoder
-from quantize.folded_decoder import FoldedDecoder
+from quantize.causal import CausalDecoder, Entry
 from quantize.quantizers import ActQuant, Grid
 
 TOKEN, LOGITS = "token", "logits"
@@ -31,9 +29,7 @@ class DecoderStep(nn.Module):
     each (1, groups * d). Outputs are the logits, if wanted, and this token's keys and values.
     """
 
-    def __init__(
-        self, decoder: FoldedDecoder | QuantDecoder, position: int, *, answer: bool = True
-    ) -> None:
+    def __init__(self, decoder: CausalDecoder, position: int, *, answer: bool = True) -> None:
         """Shares the decoder's weights."""
         super().__init__()
         self.decoder, self.position, self.answer = decoder, position, answer

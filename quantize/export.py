@@ -13,9 +13,8 @@ from brevitas.export import export_qonnx as brevitas_export
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantize.decoder import QuantDecoder
+from quantize.causal import CausalDecoder
 from quantize.decoder_step import DecoderStep
-from quantize.folded_decoder import FoldedDecoder
 from quantize.transformer import QuantTransformer
 
 OPSET = 16
@@ -55,9 +54,7 @@ def export_graph(
     return onnx.load(str(path))
 
 
-def export_steps(
-    decoder: FoldedDecoder | QuantDecoder, folder: Path
-) -> Iterator[tuple[str, onnx.ModelProto]]:
+def export_steps(decoder: CausalDecoder, folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Write the graph of every step, one after the other: `absorb.3.qonnx.onnx`, `step.3.…`.
 
     `step.p` gives logits for the token at position p; `absorb.p`, for a token of a prompt behind

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.causal import rotations, split, turned
 from models.decoder import Decoder
 from models.decoder_config import DecoderConfig
-from quantize.causal import Cache, CausalCore, Entry, joined, seen
+from quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
 from quantize.config import QuantConfig
 from quantize.layers import RoundedLinear, TokenHead, side_by_side
 from quantize.quantizers import Grid, build_activation, constant, quantize_to
@@ -19,7 +19,7 @@ def folds(model: DecoderConfig) -> bool:
     return model.layers == 1 and model.norm == "none" and model.activation != "swiglu"
 
 
-class FoldedDecoder(nn.Module):
+class FoldedDecoder(CausalDecoder):
     """One map wherever the float model has several in a row; what a token alone gives is looked up.
 
     | here | in the float model |
@@ -31,8 +31,7 @@ class FoldedDecoder(nn.Module):
 
     def __init__(self, model: DecoderConfig, config: QuantConfig) -> None:
         """Untrained; `fold` gives it the weights of a float model."""
-        super().__init__()
-        self.model, self.config = model, config
+        super().__init__(model, config)
         inner = model.heads * model.head_value_dim
         self.embed = nn.Embedding(model.vocabulary, model.dim)
         self.positions = nn.Parameter(torch.zeros(model.context, model.dim))
@@ -82,12 +81,6 @@ class FoldedDecoder(nn.Module):
         total = self.up.rounding(total, self.up.bias)
         hidden = self.activation_quant(self.activation(total.value * self.gain))
         return self.head(side_by_side([found, hidden]), self.token_head(x))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) to (B, T, vocabulary)."""
-        logits, _ = self.run(tokens)
-        assert logits is not None
-        return logits
 
     def run(
         self, tokens: Tensor, cache: Cache | None = None, *, answer: bool = True

@@ -61,6 +61,11 @@ class EncryptedCache:
         head, *parts = unpack("cache", circuit_id, message)
         about = read_head("cache", head, "key_id", "position", "names", "token")
         values = [decode("cache", fhe.Value.deserialize, part) for part in parts]
+        names = list(about["names"])
+        if len(values) != len(names) + bool(about["token"]):
+            raise ArtifactError(
+                f"the cache holds {len(values)} ciphertexts and names {len(names)}; prefill again"
+            )
         token = values.pop() if about["token"] else None
-        entries = dict(zip(about["names"], values, strict=True))
+        entries = dict(zip(names, values, strict=True))
         return cls(circuit_id, about["key_id"], about["position"], entries, token)

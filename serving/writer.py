@@ -1,9 +1,11 @@
 """A prompt in, ciphertexts out, and written tokens back: the client of a decoder.
 
->>> writer = Writer("runs/words/deployment")                        # doctest: +SKIP
->>> request = writer.prompt(writer.tokens("ma"), steps=8)           # doctest: +SKIP
->>> for answer in server.write(request, writer.evaluation_keys()):  # doctest: +SKIP
-...     print(writer.read(answer))
+>>> writer = Writer("runs/words/deployment")                    # doctest: +SKIP
+>>> keys = server.load_keys(writer.evaluation_keys())           # doctest: +SKIP
+>>> noises = [writer.noise(temperature=1) for _ in range(8)]    # doctest: +SKIP
+>>> request = writer.prompt([0, 13, 1], noises)  # the mark, m, a; doctest: +SKIP
+>>> for answer in server.write(request, keys):                  # doctest: +SKIP
+...     print(writer.interface.labels[writer.read(answer).token])
 """
 
 from __future__ import annotations

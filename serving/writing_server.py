@@ -109,7 +109,10 @@ class WritingServer:
         cache.check(self.interface.circuit_id, keys.key_id, self.interface.context)
         ports = self.interface.functions[function]
         values = {**cache.entries, TOKEN: cache.token, NOISE: noise}
-        arguments = [values[encoded.port.name] for encoded in ports.inputs]
+        names = [encoded.port.name for encoded in ports.inputs]
+        if missing := [name for name in names if values.get(name) is None]:
+            raise ArtifactError(f"the cache lacks {missing[0]!r} for {function}; prefill again")
+        arguments = [values[name] for name in names]
         results = self._inner.run(*arguments, evaluation_keys=keys.inner, function_name=function)
         results = results if isinstance(results, tuple) else (results,)
         names = [encoded.port.name for encoded in ports.outputs]

@@ -16,7 +16,8 @@ from models.decoder import Decoder
 from models.decoder_config import DecoderConfig
 from models.words import WordsTask, load_words
 from quantize import QuantConfig
-from quantize.decoder_checkpoint import QuantizedDecoder, to_quantized
+from quantize.causal import CausalDecoder
+from quantize.decoder_checkpoint import to_quantized
 from quantize.export import export_steps
 
 PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
@@ -29,7 +30,7 @@ def words(context: int) -> WordsTask:
 
 
 @cache
-def quantized(preset: str, context: int | None = None) -> QuantizedDecoder:
+def quantized(preset: str, context: int | None = None) -> CausalDecoder:
     """In eval mode; logits are as wide as a trained model's."""
     torch.manual_seed(0)
     config = DecoderConfig.from_name(preset)

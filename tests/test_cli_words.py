@@ -59,11 +59,17 @@ def test_generate_writes_the_same_in_every_mode(demo: Path, capsys):
     common = ("generate", "a", "--model", str(demo), "--count", "2", "--temperature", "1")
     clear = printed(capsys, *common)
     assert len(clear["tokens"]) == 2
-    for fhe, loop in (("execute", "--closed-loop"), ("disable", "--open-loop")):
+    for fhe, loop in (
+        ("execute", "--closed-loop"), ("simulate", "--closed-loop"), ("disable", "--open-loop"),
+    ):  # fmt: skip
         found = printed(capsys, *common, "--fhe", fhe, loop)
         assert found["tokens"] == clear["tokens"]
         assert found["identical"]
-    assert printed(capsys, *common, "--seed", "5")["text"] is not None
+    by_seed = {
+        seed: tuple(printed(capsys, *common, "--seed", str(seed))["tokens"]) for seed in range(12)
+    }
+    assert by_seed[0] == tuple(clear["tokens"])
+    assert len(set(by_seed.values())) > 1
 
 
 def test_plan_and_compile_take_a_decoder(demo: Path, capsys, tmp_path):
@@ -96,6 +102,31 @@ def test_plan_and_compile_take_a_decoder(demo: Path, capsys, tmp_path):
 )
 def test_generate_refuses(demo: Path, capsys, extra, message):
     assert message in refused(capsys, "generate", "--model", str(demo), *extra)
+
+
+def test_what_no_context_holds_is_refused_before_training(capsys, tmp_path, data):
+    argv = ("demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "4")
+    said = refused(capsys, *argv, "--tokens", "5", "--out", str(tmp_path / "out"))
+    assert "at most 4 can be written" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argv", [("plan",), ("compile", "--out", "nowhere")])
+def test_an_open_loop_is_a_decoders(argv, capsys, tmp_path):
+    program = tmp_path / "program.onnx"
+    program.touch()
+    said = refused(capsys, argv[0], str(program), *argv[1:], "--open-loop")
+    assert "is no folder of a decoder" in said
+
+
+def test_train_takes_a_text(capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question\n" * 8)
+    argv = ("train", "--task", "words", "--preset", "tiny-words", "--data", str(text))
+    found = printed(capsys, *argv, "--context", "3", "--epochs", "1", "--out", str(tmp_path / "t"))
+    assert found["qat_nll"] > 0
+    written = printed(capsys, "generate", "to", "--model", str(tmp_path / "t"), "--count", "1")
+    assert len(written["tokens"]) == 1
 
 
 def test_train_words_refuses_what_is_of_digits(capsys, tmp_path, data):

@@ -101,6 +101,12 @@ def test_a_decoder_keeps_on_disk(tmp_path):
     text = [0, 3, 5]
     for one, other in zip(chained(found, text), chained(decoder, text), strict=True):
         assert np.array_equal(one["logits"], other["logits"])
+    index = tmp_path / "decoder" / "decoder.json"
+    kept = index.read_text()
+    index.write_text(kept.replace('"labels"', '"marks"'))
+    with pytest.raises(ArtifactError, match=r"decoder\.json: truncated or not JSON of ours"):
+        load_decoder(tmp_path / "decoder")
+    index.write_text(kept)
     (tmp_path / "decoder" / "absorb.1.onnx").unlink()
     with pytest.raises(ArtifactError, match=r"absorb\.1\.onnx"):
         load_decoder(tmp_path / "decoder")

@@ -1,5 +1,6 @@
 """Encrypted generation: the text, the cache after every step, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from fhe_compile.closing import draw_noise
 from fhe_compile.decoder import DecoderProgram
 from fhe_compile.decoder_deployment import save_decoder_deployment
+from fhe_compile.decoder_names import FEEDBACK
 from fhe_compile.failure import EXACT
+from fhe_compile.module import plan_module
 from pipelines.writing import (
     EncryptedWriting,
     Request,
@@ -187,6 +190,26 @@ def test_prompts_that_cannot_be_written_on_are_refused_by_both_sides(parties):
     with pytest.raises(InputError, match="takes noise"):
         cache = parties.server.prefill(prompt, parties.keys)
         parties.server.step(cache, parties.keys)
+
+
+def test_what_passes_between_steps_is_narrow():
+    """Two bits of a code and one of room; the bits of a token likewise."""
+    planned = plan_module(closed().functions(), FEEDBACK)
+    wired = [
+        port for f in planned.functions.values()
+        for port in (*f.encoding.inputs, *f.encoding.outputs) if port.wired
+    ]  # fmt: skip
+    assert {port.port.name.split(".")[0] for port in wired} == {"key", "value", "token", "next"}
+    assert max(port.bits for port in wired) <= 5
+
+
+def test_a_cache_that_was_tampered_with_is_refused(parties):
+    server = parties.server
+    prompt = server.open(parties.client.prompt([0, 1], [parties.client.noise()]))
+    cache = server.prefill(prompt, parties.keys)
+    empty = replace(cache, entries={})
+    with pytest.raises(ArtifactError, match=r"the cache lacks 'key\.0\.0' for step1"):
+        server.step(empty, parties.keys, prompt.noises[0])
 
 
 def test_the_server_folder_cannot_decrypt(folder: Path, tmp_path):

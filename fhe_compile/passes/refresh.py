@@ -92,7 +92,10 @@ def precision(program: Program, ranges: Mapping[str, Interval]) -> dict[str, flo
 
 
 def squared_weights(program: Program, sizes: Mapping[str, int]) -> dict[str, float]:
-    """How many times the variance of a fresh table result each value has, at most."""
+    """How many times the variance of a fresh table result each value has, at most.
+
+    What `estimate.squared_weights` is for the steps of an encoding, before there is one.
+    """
     noise = {port.name: 1.0 for port in program.inputs}
     for node in program.nodes:
         given = [noise[name] for name in node.inputs]

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices, size
+from torusformer import InputError
 from torusformer.folders import require_free
 from torusformer.progress import Progress
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     if args.program.is_dir():
         return _compile_steps(args)
+    refuse_open_loop(args)
     require_free(args.out, "deployment")
     p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
@@ -59,6 +61,12 @@ def run(args: argparse.Namespace) -> Outcome:
         f"evaluation keys {size(key_bytes)}, p_error {show_p_error(p_error)}"
     )
     return Outcome(data, text)
+
+
+def refuse_open_loop(args: argparse.Namespace) -> None:
+    """`--open-loop` says something about a decoder only."""
+    if args.open_loop:
+        raise InputError(f"{args.program}: is no folder of a decoder; leave out --open-loop")
 
 
 def _compile_steps(args: argparse.Namespace) -> Outcome:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.commands.compile_ import refuse_open_loop
 from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
 from torusformer import InputError
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> Outcome:
     prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
     if args.program.is_dir():
         return _plan_steps(args, prices)
+    refuse_open_loop(args)
     paths = [args.program, *([args.compare] if args.compare else [])]
     plans: list[tuple[str, Plan]] = [(str(p), plan(load_program(p), prices)) for p in paths]
     if args.png:
