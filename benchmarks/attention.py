@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_compile.program import (
+from torusformer.fhe_compile.frontend.symbols import Builder
+from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
     IntArray,
@@ -26,7 +27,6 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
-from fhe_compile.symbols import Builder
 
 FloatArray = NDArray[np.float64]
 
@@ -118,7 +118,7 @@ class _Attention:
     def product(self, layer: str, x: str, y: str, cut: Cut) -> str:
         """x yᵀ over 2^drop, rounded: x (h, M, K), y (h, N, K), result (h, M, N).
 
-        x y = T(x + y) - T(x) - T(y) with T(n) = n (n - 2c) / 2, as in `fhe_compile.products`. What
+        x y = T(x + y) - T(x) - T(y) with T(n) = n (n - 2c) / 2, as in `passes.products`. What
         is dropped inside a table costs nothing and leaves the sums narrower. The tables of
         neighbours along K round up at different fractions, so that equal terms lose nothing:
         floor(t) + floor(t + 1/2) = floor(2t).

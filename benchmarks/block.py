@@ -24,10 +24,10 @@ from brevitas.quant_tensor import QuantTensor
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import Task
-from quantize.augment import Augment
-from quantize.convert import best_scale
-from quantize.quantizers import ActQuant, BoundedWeight, Grid, constant
+from torusformer.models import Task
+from torusformer.quantize.augment import Augment
+from torusformer.quantize.convert import best_scale
+from torusformer.quantize.quantizers import ActQuant, BoundedWeight, Grid, constant
 
 Reads = Literal["all", "first"]
 

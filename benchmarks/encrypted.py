@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runner import Bench
-from fhe_compile import Circuit, Program, compile_program, interpret
-from fhe_compile.circuit import EXACT
-from fhe_compile.program import IntArray
+from torusformer.fhe_compile import Circuit, Program, compile_program, interpret
+from torusformer.fhe_compile.circuit.circuit import EXACT
+from torusformer.fhe_compile.program.nodes import IntArray
 
 Inputs = Mapping[str, IntArray]
 

@@ -14,10 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from fhe_compile.backend import fhe
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.interpret import evaluate, interpret
-from fhe_compile.program import Broadcast, Concat, IntArray, Node, Port, Program, Round, Sum, Table
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.fhe_compile.program.interpret import evaluate, interpret
+from torusformer.fhe_compile.program.nodes import (
+    Broadcast,
+    Concat,
+    IntArray,
+    Node,
+    Port,
+    Program,
+    Round,
+    Sum,
+    Table,
+)
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def compile_naive(

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fhe_compile.backend import fhe
-from models import Task
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.models import Task
 
 SAMPLES = 300  # of the training half, from which Concrete ML learns ranges
 MESSAGE = 300  # characters of an error that are kept

@@ -11,14 +11,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from benchmarks.block import Block, BlockConfig, accuracy, export_block, train_block
-from fhe_compile import Program, lower
-from models import Task, Transformer
-from models.config import PRESETS
-from pipelines.answers import InProcess
-from pipelines.training import FLOAT, QAT, QONNX, Recipe, train_into
-from quantize import QuantTransformer, evaluate
 from torusformer import InputError
+from torusformer.fhe_compile import Program, lower
 from torusformer.folders import is_ours, output_folder
+from torusformer.models import Task, Transformer
+from torusformer.models.config import PRESETS
+from torusformer.pipelines.answers import InProcess
+from torusformer.pipelines.training import FLOAT, QAT, QONNX, Recipe, train_into
+from torusformer.quantize import QuantTransformer, evaluate
 
 
 @dataclass(frozen=True, eq=False)

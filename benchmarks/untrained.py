@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
-from fhe_compile import Program, lower
-from models import Transformer, TransformerConfig, load_task
-from quantize import QuantConfig, calibrate, export_qonnx, to_qat
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from torusformer.fhe_compile import Program, lower
+from torusformer.models import Transformer, TransformerConfig, load_task
+from torusformer.quantize import QuantConfig, calibrate, export_qonnx, to_qat
 
 
 def untrained_program(

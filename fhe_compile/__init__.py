@@ -1,13 +1,13 @@
 """QONNX graph in; exact integer program, its cost, and its TFHE circuit out."""
 
-from fhe_compile.circuit import Circuit, compile_program
-from fhe_compile.concrete_options import CompileError
-from fhe_compile.deployment import save_deployment
-from fhe_compile.interpret import interpret
-from fhe_compile.lowering import lower
-from fhe_compile.onnx_io import load_program, save_program
-from fhe_compile.plan import Plan, plan
-from fhe_compile.program import Port, Program
+from torusformer.fhe_compile.circuit.circuit import Circuit, compile_program
+from torusformer.fhe_compile.circuit.concrete_options import CompileError
+from torusformer.fhe_compile.deployment.deployment import save_deployment
+from torusformer.fhe_compile.frontend.lowering import lower
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Port, Program
+from torusformer.fhe_compile.program.onnx_io import load_program, save_program
+from torusformer.fhe_compile.tfhe.plan import Plan, plan
 
 __all__ = [
     "Circuit",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.config import AttentionKind
+from torusformer.models.config import AttentionKind
 
 CODES = 4  # of a query or key in table attention: two bits each
 QUAD_SHIFT = 5.0

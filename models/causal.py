@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.decoder_config import DecoderConfig
+from torusformer.models.decoder_config import DecoderConfig
 
 
 class CausalAttention(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.causal import CausalAttention
-from models.checkpoint import load_folder, save_folder
-from models.decoder_config import DecoderConfig
-from models.norms import LayerNorm, RMSNorm
+from torusformer.models.causal import CausalAttention
+from torusformer.models.checkpoint import load_folder, save_folder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.models.norms import LayerNorm, RMSNorm
 
 KIND = "torusformer.decoder"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.config import Norm
+from torusformer.models.config import Norm
 
 EPSILON = 1e-5
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.attention import Attention
-from models.checkpoint import load_folder, save_folder
-from models.config import TransformerConfig
-from models.norms import build_norm
+from torusformer.models.attention import Attention
+from torusformer.models.checkpoint import load_folder, save_folder
+from torusformer.models.config import TransformerConfig
+from torusformer.models.norms import build_norm
 
 KIND = "torusformer.transformer"
 

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_compile import Circuit, Port, Program, compile_program, interpret, plan
-from fhe_compile.circuit import Mode
-from fhe_compile.cost import load_prices
-from fhe_compile.expand import expand
-from fhe_compile.failure import EXACT
-from fhe_compile.faults import FaultyInterpreter
-from fhe_compile.ports import dequantize_array
-from fhe_compile.program import IntArray
-from pipelines.values import to_integers
-from serving import Client, Server, Workers
+from torusformer.fhe_compile import Circuit, Port, Program, compile_program, interpret, plan
+from torusformer.fhe_compile.circuit.circuit import Mode
+from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.program.ports import dequantize_array
+from torusformer.fhe_compile.tfhe.expand import expand
+from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
+from torusformer.pipelines.values import to_integers
 from torusformer.progress import Progress, track
+from torusformer.serving import Client, Server, Workers
 
 Integers = Mapping[str, IntArray]
 

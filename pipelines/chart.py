@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fhe_compile import Plan
 from torusformer import __version__
+from torusformer.fhe_compile import Plan
 from torusformer.folders import output_file
 
 MARK = b"torusformer"  # in the head of every PNG of ours, so that it may be replaced

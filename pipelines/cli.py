@@ -14,8 +14,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.commands import calibrate, compile_, demo, generate, lower, plan, run, train, tune
 from torusformer import TorusformerError, __version__
+from torusformer.pipelines.commands import (
+    calibrate,
+    compile_,
+    demo,
+    generate,
+    lower,
+    plan,
+    run,
+    train,
+    tune,
+)
 
 COMMANDS = (train, lower, calibrate, plan, compile_, run, generate, demo, tune)
 USER_ERROR = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fhe_compile.cost import PriceList
+    from torusformer.fhe_compile.prices.cost import PriceList
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -39,7 +39,7 @@ def command(
 
 
 def add_p_error(parser: argparse.ArgumentParser) -> None:
-    """`--p-error`, kept as it was typed: `fhe_compile.failure` reads it."""
+    """`--p-error`, kept as it was typed: `prices.failure` reads it."""
     parser.add_argument(
         "--p-error",
         metavar="P",
@@ -49,7 +49,7 @@ def add_p_error(parser: argparse.ArgumentParser) -> None:
 
 def noted_prices(said_by: str, p_error: float, path: Path | None = None) -> PriceList:
     """The price list to count with; what is odd about it goes to stderr."""
-    from fhe_compile.cost import load_prices
+    from torusformer.fhe_compile.prices.cost import load_prices
 
     prices = load_prices(path, p_error)
     if prices.note:

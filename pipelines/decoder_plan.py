@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhe_compile.cost import PriceList
-from fhe_compile.decoder import DecoderProgram
-from fhe_compile.decoder_names import FEEDBACK, absorb_name, step_name
-from fhe_compile.failure import show_p_error
-from fhe_compile.module import Functions, plan_module
-from pipelines.console import size, table
+from torusformer.fhe_compile.circuit.module import Functions, plan_module
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram
+from torusformer.fhe_compile.decoding.names import FEEDBACK, absorb_name, step_name
+from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.prices.failure import show_p_error
+from torusformer.pipelines.console import size, table
 
 
 def plan_decoder(decoder: DecoderProgram, prices: PriceList) -> Functions:

@@ -1,6 +1,6 @@
 """Digits, trained then compiled, in plain Python: `torusformer demo digits` without the talk.
 
-    python -m pipelines.digits [FOLDER]
+    python -m torusformer.pipelines.digits [FOLDER]
 
 Read it top to bottom; each line is a stage, and the files in the folder are what goes between them.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fhe_compile import compile_program, interpret, lower, plan, save_program
-from models import Transformer, TransformerConfig, load_task
-from quantize import QuantConfig, TrainConfig, calibrate, export_qonnx, to_qat, train
-from serving import Client, Server
+from torusformer.fhe_compile import compile_program, interpret, lower, plan, save_program
+from torusformer.models import Transformer, TransformerConfig, load_task
+from torusformer.quantize import QuantConfig, TrainConfig, calibrate, export_qonnx, to_qat, train
+from torusformer.serving import Client, Server
 
 
 def main(folder: Path, preset: str = "digits-small") -> None:

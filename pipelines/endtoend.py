@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fhe_compile import compile_program, lower, plan, save_deployment, save_program
-from fhe_compile.failure import EXACT
-from pipelines.answers import Deployed, InProcess
-from pipelines.console import noted_prices
-from pipelines.stages import Stages, write_report
-from pipelines.training import QONNX, Recipe, train_into
-from pipelines.values import to_integers
-from quantize import predict
+from torusformer.fhe_compile import compile_program, lower, plan, save_deployment, save_program
+from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.pipelines.answers import Deployed, InProcess
+from torusformer.pipelines.console import noted_prices
+from torusformer.pipelines.stages import Stages, write_report
+from torusformer.pipelines.training import QONNX, Recipe, train_into
+from torusformer.pipelines.values import to_integers
 from torusformer.progress import Progress, track
+from torusformer.quantize import predict
 
 PROGRAM, DEPLOYMENT = "program.onnx", "deployment"
 

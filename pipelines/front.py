@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from pipelines.console import percent, table
+from torusformer.pipelines.console import percent, table
 
 
 @dataclass(frozen=True)

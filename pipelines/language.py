@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
-from fhe_compile.decoder import DecoderProgram, lower_decoder, save_decoder
-from fhe_compile.decoder_names import LOGITS, TOKEN
-from fhe_compile.interpret import interpret
-from fhe_compile.program import IntArray
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from models.words import IGNORED, Sequences, WordsTask, load_words
-from quantize import QuantConfig, TrainConfig
-from quantize.decoder_checkpoint import save_quantized, to_quantized
-from quantize.export import export_steps
-from quantize.language import nll, train_decoder
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder, save_decoder
+from torusformer.fhe_compile.decoding.names import LOGITS, TOKEN
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.models.words import IGNORED, Sequences, WordsTask, load_words
 from torusformer.progress import Progress, track
+from torusformer.quantize import QuantConfig, TrainConfig
+from torusformer.quantize.decoder_checkpoint import save_quantized, to_quantized
+from torusformer.quantize.export import export_steps
+from torusformer.quantize.language import nll, train_decoder
 
 FLOAT, QAT, GRAPHS, PROGRAM = "float", "qat", "graphs", "decoder"
 DEFAULT_PRESET = "words"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from pipelines.settings import Settings
 from torusformer import InputError
+from torusformer.pipelines.settings import Settings
 
 Value = int | str
 Values = range | tuple[Value, ...]

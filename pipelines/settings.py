@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
-from models import TransformerConfig
-from quantize import QuantConfig, TrainConfig
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from torusformer import ArtifactError, InputError
+from torusformer.models import TransformerConfig
+from torusformer.quantize import QuantConfig, TrainConfig
 
 PARTS = ("name", "model", "quant", "training")
 

@@ -11,10 +11,10 @@ from typing import Any
 import onnx
 import torch
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
-from models import Task, Transformer, TransformerConfig, load_task
-from pipelines.settings import Settings
-from quantize import (
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from torusformer.models import Task, Transformer, TransformerConfig, load_task
+from torusformer.pipelines.settings import Settings
+from torusformer.quantize import (
     QuantConfig,
     QuantTransformer,
     TrainConfig,

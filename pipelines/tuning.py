@@ -23,16 +23,16 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from fhe_compile import Program, load_program, lower, plan, save_program
-from models import Task
-from pipelines.answers import InProcess
-from pipelines.console import percent
-from pipelines.front import Limits, Measured, draw_front, pareto_front
-from pipelines.search_folder import PROGRAMS
-from pipelines.search_space import Space, Value
-from pipelines.settings import Settings
-from pipelines.training import QONNX, Recipe, train_into
 from torusformer import TorusformerError
+from torusformer.fhe_compile import Program, load_program, lower, plan, save_program
+from torusformer.models import Task
+from torusformer.pipelines.answers import InProcess
+from torusformer.pipelines.console import percent
+from torusformer.pipelines.front import Limits, Measured, draw_front, pareto_front
+from torusformer.pipelines.search_folder import PROGRAMS
+from torusformer.pipelines.search_space import Space, Value
+from torusformer.pipelines.settings import Settings
+from torusformer.pipelines.training import QONNX, Recipe, train_into
 from torusformer.progress import Progress
 
 CONFIGS, FRONT, PICTURE = "configs", "front.json", "front.png"

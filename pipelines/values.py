@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_compile import Port
-from fhe_compile.ports import check_array, quantize_array
-from fhe_compile.program import IntArray
 from torusformer import InputError
+from torusformer.fhe_compile import Port
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.program.ports import check_array, quantize_array
 
 
 def to_integers(port: Port, x: NDArray[Any]) -> IntArray:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fhe_compile.decoder_deployment import save_decoder_deployment
-from fhe_compile.failure import EXACT
-from models.words import IGNORED, WordsTask, decode
-from pipelines.console import noted_prices
-from pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
-from pipelines.language import LanguageRecipe, program_nll, train_decoder_into
-from pipelines.stages import Stages, write_report
-from pipelines.writing import (
+from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
+from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.models.words import IGNORED, WordsTask, decode
+from torusformer.pipelines.console import noted_prices
+from torusformer.pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
+from torusformer.pipelines.language import LanguageRecipe, program_nll, train_decoder_into
+from torusformer.pipelines.stages import Stages, write_report
+from torusformer.pipelines.writing import (
     Character,
     EncryptedWriting,
     Request,
@@ -23,8 +23,8 @@ from pipelines.writing import (
     text_of,
     write_clear,
 )
-from serving.writer import check_prompt
 from torusformer.progress import Progress
+from torusformer.serving.writer import check_prompt
 
 DEPLOYMENT = "deployment"
 PROMPT_CHARACTERS = 2

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fhe_compile.closing import comparable, draw_noise, logits_of
-from fhe_compile.decoder import DecoderProgram
-from fhe_compile.decoder_deployment import save_decoder_deployment
-from fhe_compile.decoder_names import (
+from torusformer import InputError
+from torusformer.fhe_compile.circuit.module import Module, compile_module
+from torusformer.fhe_compile.decoding.closing import comparable, draw_noise, logits_of
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram
+from torusformer.fhe_compile.decoding.names import (
     FEEDBACK,
     LOGITS,
     NEXT,
@@ -23,15 +24,14 @@ from fhe_compile.decoder_names import (
     absorb_name,
     step_name,
 )
-from fhe_compile.failure import EXACT
-from fhe_compile.interpret import interpret
-from fhe_compile.module import Module, compile_module
-from fhe_compile.program import IntArray, Program
-from models.words import decode, encode
-from serving.writer import Writer, check_prompt
-from serving.writing_server import EvaluationKeys, WritingServer
-from torusformer import InputError
+from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
+from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import IntArray, Program
+from torusformer.models.words import decode, encode
 from torusformer.progress import Progress
+from torusformer.serving.writer import Writer, check_prompt
+from torusformer.serving.writing_server import EvaluationKeys, WritingServer
 
 RunFunction = Callable[[str, Mapping[str, IntArray]], Mapping[str, IntArray]]
 

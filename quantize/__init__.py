@@ -1,10 +1,10 @@
 """Quantization-aware training: a float transformer in, a QONNX graph out."""
 
-from quantize.config import QuantConfig
-from quantize.convert import calibrate, to_qat
-from quantize.export import export_qonnx
-from quantize.train import History, TrainConfig, evaluate, predict, train
-from quantize.transformer import QuantTransformer
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.convert import calibrate, to_qat
+from torusformer.quantize.export import export_qonnx
+from torusformer.quantize.train import History, TrainConfig, evaluate, predict, train
+from torusformer.quantize.transformer import QuantTransformer
 
 __all__ = [
     "History",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.attention import (
+from torusformer.models.attention import (
     CODES,
     INHIBITOR_SHIFT,
     QUAD_SHIFT,
@@ -15,10 +15,10 @@ from models.attention import (
     codes,
     table_scores,
 )
-from models.config import TransformerConfig
-from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, RoundedLinear, matmul
-from quantize.quantizers import ActQuant, Grid, build_activation, constant
+from torusformer.models.config import TransformerConfig
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import AccumulatorRounding, RoundedLinear, matmul
+from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, constant
 
 
 class _Attention(nn.Module):

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.causal import by_distance, future
-from models.decoder_config import DecoderConfig
-from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, matmul
-from quantize.quantizers import ActQuant, Grid, build_activation, constant
+from torusformer.models.causal import by_distance, future
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import AccumulatorRounding, matmul
+from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, constant
 
 
 class Entry(NamedTuple):

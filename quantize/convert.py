@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.norms import BatchNorm
-from models.transformer import Transformer
-from quantize.attention import QuantQueryAttention, QuantTableAttention, asked
-from quantize.config import QuantConfig
-from quantize.folded import skipped
-from quantize.layers import RoundedLinear
-from quantize.quantizers import ActQuant
-from quantize.transformer import QuantTransformer
+from torusformer.models.norms import BatchNorm
+from torusformer.models.transformer import Transformer
+from torusformer.quantize.attention import QuantQueryAttention, QuantTableAttention, asked
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.folded import skipped
+from torusformer.quantize.layers import RoundedLinear
+from torusformer.quantize.quantizers import ActQuant
+from torusformer.quantize.transformer import QuantTransformer
 
 CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3

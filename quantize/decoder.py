@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.causal import rotations, split, turned
-from models.decoder import Decoder, decoder_norm
-from models.decoder_config import DecoderConfig
-from quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
-from quantize.config import QuantConfig
-from quantize.convert import copy_linear, copy_norm
-from quantize.layers import RoundedLinear, TokenHead, add
-from quantize.norms import build_quant_norm
-from quantize.quantizers import (
+from torusformer.models.causal import rotations, split, turned
+from torusformer.models.decoder import Decoder, decoder_norm
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.convert import copy_linear, copy_norm
+from torusformer.quantize.layers import RoundedLinear, TokenHead, add
+from torusformer.quantize.norms import build_quant_norm
+from torusformer.quantize.quantizers import (
     ActQuant,
     Grid,
     build_activation,

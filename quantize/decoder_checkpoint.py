@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoint import load_folder, save_folder
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from quantize.causal import CausalDecoder
-from quantize.config import QuantConfig
-from quantize.convert import set_scales
-from quantize.decoder import QuantDecoder
-from quantize.folded_decoder import FoldedDecoder, folds
+from torusformer.models.checkpoint import load_folder, save_folder
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.quantize.causal import CausalDecoder
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.convert import set_scales
+from torusformer.quantize.decoder import QuantDecoder
+from torusformer.quantize.folded_decoder import FoldedDecoder, folds
 
 KIND = "torusformer.quantized_decoder"
 CALIBRATION_SEQUENCES = 512

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from quantize.causal import CausalDecoder, Entry
-from quantize.quantizers import ActQuant, Grid
+from torusformer.quantize.causal import CausalDecoder, Entry
+from torusformer.quantize.quantizers import ActQuant, Grid
 
 TOKEN, LOGITS = "token", "logits"
 

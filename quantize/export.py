@@ -13,9 +13,9 @@ from brevitas.export import export_qonnx as brevitas_export
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantize.causal import CausalDecoder
-from quantize.decoder_step import DecoderStep
-from quantize.transformer import QuantTransformer
+from torusformer.quantize.causal import CausalDecoder
+from torusformer.quantize.decoder_step import DecoderStep
+from torusformer.quantize.transformer import QuantTransformer
 
 OPSET = 16
 

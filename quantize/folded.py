@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.config import TransformerConfig
-from models.norms import BatchNorm
-from models.transformer import Transformer
-from quantize.attention import Weights, asked
-from quantize.config import QuantConfig
-from quantize.layers import (
+from torusformer.models.config import TransformerConfig
+from torusformer.models.norms import BatchNorm
+from torusformer.models.transformer import Transformer
+from torusformer.quantize.attention import Weights, asked
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import (
     AccumulatorRounding,
     QuantHead,
     RoundedLinear,
@@ -18,7 +18,7 @@ from quantize.layers import (
     matmul,
     side_by_side,
 )
-from quantize.quantizers import ActQuant, Grid, build_activation
+from torusformer.quantize.quantizers import ActQuant, Grid, build_activation
 
 _Map = tuple[Tensor, Tensor]  # weight (out, in), bias (..., out)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.causal import rotations, split, turned
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
-from quantize.config import QuantConfig
-from quantize.layers import RoundedLinear, TokenHead, side_by_side
-from quantize.quantizers import Grid, build_activation, constant, quantize_to
+from torusformer.models.causal import rotations, split, turned
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.quantize.causal import Cache, CausalCore, CausalDecoder, Entry, joined, seen
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import RoundedLinear, TokenHead, side_by_side
+from torusformer.quantize.quantizers import Grid, build_activation, constant, quantize_to
 
 
 def folds(model: DecoderConfig) -> bool:

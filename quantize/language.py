@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.words import IGNORED, Sequences, WordsTask
-from quantize.train import TrainConfig, optimizer_for
+from torusformer.models.words import IGNORED, Sequences, WordsTask
 from torusformer.progress import Progress
+from torusformer.quantize.train import TrainConfig, optimizer_for
 
 EVALUATION_BATCH = 1024
 

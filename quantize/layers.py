@@ -8,8 +8,8 @@ import torch
 from brevitas.function.ops_ste import round_ste
 from torch import Tensor, nn
 
-from quantize.config import QuantConfig
-from quantize.quantizers import (
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.quantizers import (
     Grid,
     build_head,
     build_linear,

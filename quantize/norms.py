@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.config import Norm
-from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, GroupedSum
-from quantize.quantizers import ActQuant, Grid, build_activation, constant, quantize_to
+from torusformer.models.config import Norm
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import AccumulatorRounding, GroupedSum
+from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, constant, quantize_to
 
 
 class QuantLayerNorm(nn.Module):

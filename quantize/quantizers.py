@@ -18,8 +18,8 @@ from brevitas.quant import (
 from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
-from quantize.config import QuantConfig
 from torusformer import InputError
+from torusformer.quantize.config import QuantConfig
 
 Quantized = tuple[Tensor, Tensor, Tensor, Tensor]  # value, scale, zero point, bit width
 CANDIDATES = 24  # weight scales tried a channel

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.tasks import Task
-from models.transformer import Transformer
-from quantize.augment import Augment
-from quantize.quantizers import ActQuant
-from quantize.transformer import QuantTransformer
 from torusformer import InputError
+from torusformer.models.tasks import Task
+from torusformer.models.transformer import Transformer
 from torusformer.progress import Progress
+from torusformer.quantize.augment import Augment
+from torusformer.quantize.quantizers import ActQuant
+from torusformer.quantize.transformer import QuantTransformer
 
 EVALUATION_BATCH = 512
 

@@ -7,14 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_folder, save_folder
-from models.config import TransformerConfig
-from quantize.attention import QuantQueryAttention, build_attention
-from quantize.config import QuantConfig
-from quantize.folded import FoldedBlock, folds
-from quantize.layers import GroupedSum, QuantHead, RoundedLinear, add, in_a_row, side_by_side
-from quantize.norms import build_quant_norm
-from quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
+from torusformer.models.checkpoint import load_folder, save_folder
+from torusformer.models.config import TransformerConfig
+from torusformer.quantize.attention import QuantQueryAttention, build_attention
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.folded import FoldedBlock, folds
+from torusformer.quantize.layers import (
+    GroupedSum,
+    QuantHead,
+    RoundedLinear,
+    add,
+    in_a_row,
+    side_by_side,
+)
+from torusformer.quantize.norms import build_quant_norm
+from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
 
 KIND = "torusformer.quant-transformer"
 

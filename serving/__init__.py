@@ -1,11 +1,11 @@
 """Two parties: a client with the secret key, a server with the model; only bytes pass between."""
 
-from serving.batch import Reply, WorkerError, Workers
-from serving.cache import EncryptedCache
-from serving.client import Client
-from serving.server import Server
-from serving.writer import Writer, Written
-from serving.writing_server import WritingServer
+from torusformer.serving.batch import Reply, WorkerError, Workers
+from torusformer.serving.cache import EncryptedCache
+from torusformer.serving.client import Client
+from torusformer.serving.server import Server
+from torusformer.serving.writer import Writer, Written
+from torusformer.serving.writing_server import WritingServer
 
 __all__ = [
     "Client",

@@ -33,8 +33,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
-from serving.server import Server
 from torusformer import ArtifactError, InputError, TorusformerError
+from torusformer.serving.server import Server
 
 _DONE, _MISTAKE, _BROKEN = b"d", b"m", b"b"  # first byte of what a worker says
 _THREADS = "OMP_NUM_THREADS"

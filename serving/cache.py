@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fhe_compile.backend import fhe
-from serving.messages import decode, pack, read_head, unpack
 from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.serving.messages import decode, pack, read_head, unpack
 
 
 @dataclass(frozen=True, eq=False)

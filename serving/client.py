@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fhe_compile.backend import fhe
-from fhe_compile.deployment import load_interface
-from fhe_compile.ports import (
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.fhe_compile.deployment.deployment import load_interface
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.program.ports import (
     check_ports,
     check_shape,
     dequantize_array,
     named_inputs,
     quantize_array,
 )
-from fhe_compile.program import IntArray
-from serving.messages import decode, pack, unpack
+from torusformer.serving.messages import decode, pack, unpack
 
 
 class Client:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fhe_compile.backend import fhe
-from fhe_compile.deployment import load_interface
-from serving.messages import decode, pack, unpack
 from torusformer import ArtifactError
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.fhe_compile.deployment.deployment import load_interface
+from torusformer.serving.messages import decode, pack, unpack
 
 
 class Server:

@@ -20,15 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from fhe_compile.backend import decrypt_output, fhe
-from fhe_compile.closing import comparable, draw_noise, noise_port
-from fhe_compile.decoder_deployment import load_decoder_interface
-from fhe_compile.decoder_names import LOGITS, NEXT, NOISE, TOKEN, absorb_name, step_name
-from fhe_compile.ports import check_array
-from fhe_compile.program import IntArray
-from serving.cache import EncryptedCache
-from serving.messages import decode, pack, read_head, unpack
 from torusformer import InputError
+from torusformer.fhe_compile.circuit.backend import decrypt_output, fhe
+from torusformer.fhe_compile.decoding.closing import comparable, draw_noise, noise_port
+from torusformer.fhe_compile.decoding.names import (
+    LOGITS,
+    NEXT,
+    NOISE,
+    TOKEN,
+    absorb_name,
+    step_name,
+)
+from torusformer.fhe_compile.deployment.decoder import load_decoder_interface
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.program.ports import check_array
+from torusformer.serving.cache import EncryptedCache
+from torusformer.serving.messages import decode, pack, read_head, unpack
 
 
 @dataclass(frozen=True, eq=False)

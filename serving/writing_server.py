@@ -13,13 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fhe_compile.backend import fhe
-from fhe_compile.decoder_deployment import load_decoder_interface
-from fhe_compile.decoder_names import LOGITS, NEXT, NOISE, TOKEN, absorb_name, step_name
-from serving.cache import EncryptedCache
-from serving.messages import decode, pack, read_head, unpack
-from serving.writer import check_prompt
 from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.backend import fhe
+from torusformer.fhe_compile.decoding.names import (
+    LOGITS,
+    NEXT,
+    NOISE,
+    TOKEN,
+    absorb_name,
+    step_name,
+)
+from torusformer.fhe_compile.deployment.decoder import load_decoder_interface
+from torusformer.serving.cache import EncryptedCache
+from torusformer.serving.messages import decode, pack, read_head, unpack
+from torusformer.serving.writer import check_prompt
 
 
 @dataclass(frozen=True, eq=False)

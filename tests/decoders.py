@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import pipelines.quiet_torch  # noqa: F401
-from fhe_compile.decoder import DecoderProgram, lower_decoder
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from models.words import WordsTask, load_words
-from quantize import QuantConfig
-from quantize.causal import CausalDecoder
-from quantize.decoder_checkpoint import to_quantized
-from quantize.export import export_steps
+import torusformer.pipelines.quiet_torch  # noqa: F401
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.models.words import WordsTask, load_words
+from torusformer.quantize import QuantConfig
+from torusformer.quantize.causal import CausalDecoder
+from torusformer.quantize.decoder_checkpoint import to_quantized
+from torusformer.quantize.export import export_steps
 
 PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
 

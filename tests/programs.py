@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from hypothesis import strategies as st
 
-from fhe_compile.bounds import Interval, bound
-from fhe_compile.interpret import interpret
-from fhe_compile.program import (
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
     Broadcast,
@@ -32,6 +31,7 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
+from torusformer.fhe_compile.program.ranges import Interval, bound
 
 
 class Builder:

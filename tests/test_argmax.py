@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhe_compile import compile_program, interpret, plan
-from fhe_compile.bounds import analyze
-from fhe_compile.onnx_io import from_onnx, to_onnx
-from fhe_compile.passes.centre_choices import centre_choices
-from fhe_compile.passes.expand_argmax import expand_argmax
-from fhe_compile.passes.expand_max import expand_max
-from fhe_compile.program import ArgMax, Linear, Max, Port, Program
 from tests.programs import Builder, same_outputs
 from torusformer import InputError
+from torusformer.fhe_compile import compile_program, interpret, plan
+from torusformer.fhe_compile.passes.centre_choices import centre_choices
+from torusformer.fhe_compile.passes.expand_argmax import expand_argmax
+from torusformer.fhe_compile.passes.expand_max import expand_max
+from torusformer.fhe_compile.program.nodes import ArgMax, Linear, Max, Port, Program
+from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
+from torusformer.fhe_compile.program.ranges import analyze
 
 
 def largest(count: int, bits: int) -> Program:

@@ -9,12 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from fhe_compile import compile_program, interpret, lower, plan
-from fhe_compile.program import Program
-from models import Transformer, TransformerConfig
-from models.attention import Attention, product_tables, table_scores
-from quantize import QuantConfig, QuantTransformer, calibrate, export_qonnx, predict, to_qat
 from torusformer import InputError
+from torusformer.fhe_compile import compile_program, interpret, lower, plan
+from torusformer.fhe_compile.program.nodes import Program
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.models.attention import Attention, product_tables, table_scores
+from torusformer.quantize import (
+    QuantConfig,
+    QuantTransformer,
+    calibrate,
+    export_qonnx,
+    predict,
+    to_qat,
+)
 
 KINDS = ("softmax", "relu", "quad", "inhibitor", "table")
 # fmt: off

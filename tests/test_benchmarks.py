@@ -21,11 +21,11 @@ from benchmarks.parts import PARTS
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part, run
 from benchmarks.store import Store
-from fhe_compile import interpret
-from fhe_compile.expand import OPTIONAL, expand
 from tests.programs import every_node
 from tests.programs import random_inputs as program_inputs
 from torusformer import InputError
+from torusformer.fhe_compile import interpret
+from torusformer.fhe_compile.tfhe.expand import OPTIONAL, expand
 
 
 class Stub:

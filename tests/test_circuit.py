@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from fhe_compile.bounds import analyze
-from fhe_compile.circuit import Circuit, compile_program
-from fhe_compile.concrete_options import CompileError
-from fhe_compile.encode import encode
-from fhe_compile.expand import expand
-from fhe_compile.interpret import interpret
-from fhe_compile.program import Port, Program, Table
-from fhe_compile.trace import traced_function
 from tests.programs import every_node, programs, random_inputs, random_program, same
 from torusformer import BitWidthError, InputError
+from torusformer.fhe_compile.circuit.circuit import Circuit, compile_program
+from torusformer.fhe_compile.circuit.concrete_options import CompileError
+from torusformer.fhe_compile.circuit.trace import traced_function
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Port, Program, Table
+from torusformer.fhe_compile.program.ranges import analyze
+from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.expand import expand
 
 
 @pytest.fixture(scope="module")

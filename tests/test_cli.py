@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fhe_compile import load_program, save_program
-from fhe_compile.program import Linear, Port, Program
-from models import Transformer
-from pipelines.cli import COMMANDS, main
-from quantize import QuantTransformer
 from tests.programs import Builder
+from torusformer.fhe_compile import load_program, save_program
+from torusformer.fhe_compile.program.nodes import Linear, Port, Program
+from torusformer.models import Transformer
+from torusformer.pipelines.cli import COMMANDS, main
+from torusformer.quantize import QuantTransformer
 
 NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "generate", "demo", "tune")
 
@@ -221,7 +221,7 @@ def test_demo_goes_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_only_the_result_is_on_stdout(small: Path) -> None:
-    argv = [sys.executable, "-m", "pipelines.cli", "plan", str(small), "--json"]
+    argv = [sys.executable, "-m", "torusformer.pipelines.cli", "plan", str(small), "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["pbs_total"] == 2
     assert done.stderr == ""

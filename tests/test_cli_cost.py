@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fhe_compile import compile_program, save_program
-from fhe_compile.calibrate import samples
-from fhe_compile.program import Linear, Port
-from fhe_compile.timings import this_machine
-from pipelines.chart import bar
-from pipelines.cli import main
 from tests.programs import Builder
+from torusformer.fhe_compile import compile_program, save_program
+from torusformer.fhe_compile.circuit.calibrate import samples
+from torusformer.fhe_compile.prices.timings import this_machine
+from torusformer.fhe_compile.program.nodes import Linear, Port
+from torusformer.pipelines.chart import bar
+from torusformer.pipelines.cli import main
 
 
 def classifier(tables: int) -> Builder:
@@ -123,7 +123,7 @@ def test_calibrate_keeps_what_plan_counts_with(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = samples(1)[:1]
-    monkeypatch.setattr("fhe_compile.calibrate.samples", lambda widest: few)
+    monkeypatch.setattr("torusformer.fhe_compile.circuit.calibrate.samples", lambda widest: few)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     data = printed(capsys, "calibrate")
     assert Path(data["out"]).is_relative_to(folder / "cache")
@@ -188,7 +188,7 @@ def test_p_error_reaches_concrete_and_the_deployment(
         asked.append(options["p_error"])
         return compile_program(*args, **options)
 
-    monkeypatch.setattr("pipelines.answers.compile_program", spy)
+    monkeypatch.setattr("torusformer.pipelines.answers.compile_program", spy)
     printed(capsys, "run --program 1.onnx --input x.npy --fhe simulate --p-error 0.001")
     printed(capsys, "run --program 1.onnx --input x.npy --fhe simulate")
     assert asked == [0.001, 2**-64]

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fhe_compile import save_program
-from fhe_compile.program import Linear, Port
-from pipelines.cli import main
 from tests.programs import Builder
+from torusformer.fhe_compile import save_program
+from torusformer.fhe_compile.program.nodes import Linear, Port
+from torusformer.pipelines.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_one_sentence_and_nothing_overwritten(
 
 
 def test_the_console_script_exits_with_two(artefacts: Path) -> None:
-    argv = [sys.executable, "-m", "pipelines.cli", "plan", "missing.onnx"]
+    argv = [sys.executable, "-m", "torusformer.pipelines.cli", "plan", "missing.onnx"]
     root = Path(__file__).parent.parent
     done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2

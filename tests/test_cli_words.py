@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from torusformer.pipelines.cli import main
 from torusformer.versions import installed_versions
 
 WORDS = "anna ann nan nana annan an na nanna aan naa nnaa naan anan nann aana nnna"

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhe_compile import compile_program, interpret
-from fhe_compile.closing import (
+from tests.decoders import program
+from tests.programs import Builder
+from torusformer import InputError
+from torusformer.fhe_compile import compile_program, interpret
+from torusformer.fhe_compile.decoding.closing import (
     GREEDY,
     WINDOW_KEY,
     close,
@@ -19,10 +22,7 @@ from fhe_compile.closing import (
     window_of,
     window_to_json,
 )
-from fhe_compile.program import Linear, Port, Program
-from tests.decoders import program
-from tests.programs import Builder
-from torusformer import InputError
+from torusformer.fhe_compile.program.nodes import Linear, Port, Program
 
 COUNT, STEP = 5, 0.1
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fhe_compile import timings as timings_module
-from fhe_compile.cost import load_prices, price_list
-from fhe_compile.failure import EXACT, FAST
-from fhe_compile.parameters import KeySizes, parameters_for, surveyed
-from fhe_compile.plan import plan
-from fhe_compile.timings import (
+from tests.programs import every_node
+from torusformer import ArtifactError
+from torusformer.fhe_compile.prices import timings as timings_module
+from torusformer.fhe_compile.prices.cost import load_prices, price_list
+from torusformer.fhe_compile.prices.failure import EXACT, FAST
+from torusformer.fhe_compile.prices.parameters import KeySizes, parameters_for, surveyed
+from torusformer.fhe_compile.prices.timings import (
     Timings,
     cache_file,
     difference,
@@ -18,8 +19,7 @@ from fhe_compile.timings import (
     read_timings,
     this_machine,
 )
-from tests.programs import every_node
-from torusformer import ArtifactError
+from torusformer.fhe_compile.tfhe.plan import plan
 
 SIZES = KeySizes(small=800, glwe=1, polynomial=2048, level=1, keyswitch=5)
 

@@ -2,15 +2,20 @@
 
 import pytest
 
-from fhe_compile.calibrate import calibrate, expected_seconds, prices_of, samples
-from fhe_compile.circuit import Circuit, compile_program
-from fhe_compile.cost import price_list
-from fhe_compile.failure import EXACT, FAST
-from fhe_compile.parameters import parameters_for
-from fhe_compile.plan import plan
-from fhe_compile.survey import key_sizes, survey
-from fhe_compile.timings import Timings, find_timings, this_machine
 from tests.programs import every_node, random_program
+from torusformer.fhe_compile.circuit.calibrate import (
+    calibrate,
+    expected_seconds,
+    prices_of,
+    samples,
+)
+from torusformer.fhe_compile.circuit.circuit import Circuit, compile_program
+from torusformer.fhe_compile.circuit.survey import key_sizes, survey
+from torusformer.fhe_compile.prices.cost import price_list
+from torusformer.fhe_compile.prices.failure import EXACT, FAST
+from torusformer.fhe_compile.prices.parameters import parameters_for
+from torusformer.fhe_compile.prices.timings import Timings, find_timings, this_machine
+from torusformer.fhe_compile.tfhe.plan import plan
 
 
 def real_seconds(circuit: Circuit, timings: Timings) -> float:

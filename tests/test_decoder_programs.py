@@ -5,17 +5,22 @@ import onnxruntime
 import pytest
 import torch
 
-from fhe_compile import interpret
-from fhe_compile.decoder import DecoderProgram, load_decoder, lower_decoder, save_decoder
-from fhe_compile.onnx_io import to_onnx
-from fhe_compile.program import Program
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from pipelines.language import program_nll
-from quantize.decoder_checkpoint import load_quantized, save_quantized
-from quantize.language import nll
 from tests.decoders import PRESETS, one_hot, program, quantized, words
 from torusformer import ArtifactError
+from torusformer.fhe_compile import interpret
+from torusformer.fhe_compile.decoding.decoder import (
+    DecoderProgram,
+    load_decoder,
+    lower_decoder,
+    save_decoder,
+)
+from torusformer.fhe_compile.program.nodes import Program
+from torusformer.fhe_compile.program.onnx_io import to_onnx
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.pipelines.language import program_nll
+from torusformer.quantize.decoder_checkpoint import load_quantized, save_quantized
+from torusformer.quantize.language import nll
 
 
 def chained(decoder: DecoderProgram, tokens: list[int]) -> list[dict[str, np.ndarray]]:

@@ -2,8 +2,14 @@
 
 import pytest
 
-from fhe_compile.failure import EXACT, FAST, failure_probability, parse_p_error, show_p_error
 from torusformer import InputError
+from torusformer.fhe_compile.prices.failure import (
+    EXACT,
+    FAST,
+    failure_probability,
+    parse_p_error,
+    show_p_error,
+)
 
 
 @pytest.mark.parametrize(

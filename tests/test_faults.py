@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from fhe_compile.expand import expand
-from fhe_compile.faults import FaultyInterpreter
-from fhe_compile.interpret import interpret
-from fhe_compile.plan import plan
-from fhe_compile.program import Linear, Port, Program, Round
 from tests.programs import Builder, every_node, random_inputs, random_program, same
 from torusformer import InputError
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Linear, Port, Program, Round
+from torusformer.fhe_compile.tfhe.expand import expand
+from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
+from torusformer.fhe_compile.tfhe.plan import plan
 
 
 def faulty(program: Program, p_error: float, seed: int = 0) -> FaultyInterpreter:

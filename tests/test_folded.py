@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fhe_compile import compile_program, interpret, lower, plan
-from fhe_compile.ports import dequantize_array
-from models import Transformer, TransformerConfig
-from pipelines.values import to_integers
-from quantize import QuantConfig, calibrate, export_qonnx, predict, to_qat
+from torusformer.fhe_compile import compile_program, interpret, lower, plan
+from torusformer.fhe_compile.program.ports import dequantize_array
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.pipelines.values import to_integers
+from torusformer.quantize import QuantConfig, calibrate, export_qonnx, predict, to_qat
 
 ASKED = TransformerConfig(
     tokens=3, features=4, num_classes=3, dim=5, layers=1, heads=2, head_dim=2, mlp_dim=6,

@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhe_compile.closing import draw_noise
-from fhe_compile.decoder import DecoderProgram
-from fhe_compile.decoder_deployment import save_decoder_deployment
-from fhe_compile.decoder_names import FEEDBACK
-from fhe_compile.failure import EXACT
-from fhe_compile.module import plan_module
-from pipelines.writing import (
+from tests.decoders import program
+from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.module import plan_module
+from torusformer.fhe_compile.decoding.closing import draw_noise
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram
+from torusformer.fhe_compile.decoding.names import FEEDBACK
+from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
+from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.pipelines.writing import (
     EncryptedWriting,
     Request,
     compile_decoder,
     text_of,
     write_clear,
 )
-from serving import EncryptedCache, Writer, WritingServer
-from tests.decoders import program
-from torusformer import ArtifactError, InputError
+from torusformer.serving import EncryptedCache, Writer, WritingServer
 
 CONTEXT = 4
 
@@ -46,7 +46,7 @@ def parties(folder: Path) -> EncryptedWriting:
 
 def clear_cache(request: Request) -> list[dict[str, np.ndarray]]:
     """What the interpreter's cache holds after each step."""
-    from pipelines.writing import interpreter
+    from torusformer.pipelines.writing import interpreter
 
     held: list[dict[str, np.ndarray]] = []
     cache: dict[str, np.ndarray] = {}

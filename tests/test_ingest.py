@@ -9,13 +9,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from fhe_compile.bounds import analyze
-from fhe_compile.ingest import ingest
-from fhe_compile.interpret import interpret
-from fhe_compile.onnx_io import from_onnx, to_onnx
-from fhe_compile.program import Linear, MatMul, Port, Program, Round, Table
 from tests.qonnx_graphs import GraphMaker, float_outputs
 from torusformer import BitWidthError, LoweringError
+from torusformer.fhe_compile.frontend.ingest import ingest
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Linear, MatMul, Port, Program, Round, Table
+from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
+from torusformer.fhe_compile.program.ranges import analyze
 
 
 def quantized(port: Port, x: np.ndarray) -> np.ndarray:

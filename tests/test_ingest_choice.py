@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fhe_compile import plan
-from fhe_compile.ingest import ingest
-from fhe_compile.interpret import interpret
-from fhe_compile.program import Linear, Table
 from tests.qonnx_graphs import GraphMaker, float_outputs
 from torusformer import LoweringError
+from torusformer.fhe_compile import plan
+from torusformer.fhe_compile.frontend.ingest import ingest
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Linear, Table
 
 RNG = np.random.default_rng(0)
 EMBEDDING = RNG.normal(0, 1, (5, 4))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import Transformer, TransformerConfig
-from quantize import QuantConfig, QuantTransformer, to_qat
 from torusformer import ArtifactError
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.quantize import QuantConfig, QuantTransformer, to_qat
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import Transformer, TransformerConfig
-from models.config import PRESETS
 from torusformer import InputError
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.models.config import PRESETS
 
 BASE = {"tokens": 4, "features": 6, "num_classes": 3, "dim": 8, "heads": 2, "mlp_dim": 16}
 

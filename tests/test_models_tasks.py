@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import load_task, to_images, to_tokens
 from torusformer import InputError
+from torusformer.models import load_task, to_images, to_tokens
 
 
 def test_digits_split_is_the_fixed_one() -> None:

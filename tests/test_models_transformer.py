@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import Transformer, TransformerConfig
-from models.attention import Attention
-from models.norms import BatchNorm, LayerNorm, RMSNorm
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.models.attention import Attention
+from torusformer.models.norms import BatchNorm, LayerNorm, RMSNorm
 
 NORMS = ("layer", "rms", "batch")
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from fhe_compile import interpret
-from fhe_compile.module import compile_module, plan_module
-from fhe_compile.program import (
+from tests.programs import Builder
+from torusformer import InputError
+from torusformer.fhe_compile import interpret
+from torusformer.fhe_compile.circuit.module import compile_module, plan_module
+from torusformer.fhe_compile.program.nodes import (
     Add,
     ArgMax,
     Concat,
@@ -14,8 +16,6 @@ from fhe_compile.program import (
     Program,
     Sum,
 )
-from tests.programs import Builder
-from torusformer import InputError
 
 COUNT = 4
 RNG = np.random.default_rng(0)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fhe_compile.bounds import analyze
-from fhe_compile.passes.common_factors import remove_common_factors
-from fhe_compile.program import Add, AddConst, Linear, Port, Program, Round, Table
 from tests.programs import Builder, same_outputs
+from torusformer.fhe_compile.passes.common_factors import remove_common_factors
+from torusformer.fhe_compile.program.nodes import Add, AddConst, Linear, Port, Program, Round, Table
+from torusformer.fhe_compile.program.ranges import analyze
 
 RNG = np.random.default_rng(0)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fhe_compile.passes.common_values import merge_common_values
-from fhe_compile.program import Add, Round, Table
 from tests.programs import Builder, Port
+from torusformer.fhe_compile.passes.common_values import merge_common_values
+from torusformer.fhe_compile.program.nodes import Add, Round, Table
 
 
 def test_equal_nodes_merge_and_their_readers_follow():

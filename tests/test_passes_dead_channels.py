@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fhe_compile import plan
-from fhe_compile.passes.dead_channels import remove_dead_channels
-from fhe_compile.program import AddConst, Concat, Linear, Port, Reshape, Table
 from tests.programs import Builder, same_outputs
+from torusformer.fhe_compile import plan
+from torusformer.fhe_compile.passes.dead_channels import remove_dead_channels
+from torusformer.fhe_compile.program.nodes import AddConst, Concat, Linear, Port, Reshape, Table
 
 RNG = np.random.default_rng(0)
 

@@ -1,8 +1,8 @@
 """What no output depends on goes."""
 
-from fhe_compile.passes.dead_nodes import remove_dead_nodes
-from fhe_compile.program import Add
 from tests.programs import Builder, Port
+from torusformer.fhe_compile.passes.dead_nodes import remove_dead_nodes
+from torusformer.fhe_compile.program.nodes import Add
 
 
 def test_unread_nodes_go_and_inputs_stay():

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fhe_compile.interpret import interpret
-from fhe_compile.passes.fold_constants import fold_constants
-from fhe_compile.program import Add, Constant, MatMul, Mul, Sub, Table
 from tests.programs import Builder, Port, random_inputs
+from torusformer.fhe_compile.passes.fold_constants import fold_constants
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Add, Constant, MatMul, Mul, Sub, Table
 
 VECTOR = np.array([2, -1, 3])
 

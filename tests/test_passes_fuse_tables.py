@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fhe_compile.interpret import interpret
-from fhe_compile.passes.fuse_tables import fuse_tables
-from fhe_compile.program import Add, AddConst, Scale, Table
 from tests.programs import Builder, Port
+from torusformer.fhe_compile.passes.fuse_tables import fuse_tables
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import Add, AddConst, Scale, Table
 
 RNG = np.random.default_rng(0)
 

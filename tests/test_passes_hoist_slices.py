@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fhe_compile.bounds import analyze
-from fhe_compile.interpret import interpret
-from fhe_compile.passes.hoist_slices import hoist_slices
-from fhe_compile.program import (
+from tests.programs import Builder
+from torusformer.fhe_compile.passes.hoist_slices import hoist_slices
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
     Broadcast,
@@ -28,7 +28,7 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
-from tests.programs import Builder
+from torusformer.fhe_compile.program.ranges import analyze
 
 X = Port("x", (2, 3, 4), -2, 3)
 RNG = np.random.default_rng(0)

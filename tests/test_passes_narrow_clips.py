@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fhe_compile import compile_program, interpret, plan
-from fhe_compile.bounds import analyze
-from fhe_compile.cost import load_prices
-from fhe_compile.passes.narrow_clips import narrow_clips
-from fhe_compile.program import Linear, Port, Program
 from tests.programs import Builder
+from torusformer.fhe_compile import compile_program, interpret, plan
+from torusformer.fhe_compile.passes.narrow_clips import narrow_clips
+from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.fhe_compile.program.nodes import Linear, Port, Program
+from torusformer.fhe_compile.program.ranges import analyze
 
 WEIGHT = np.array([[40, -40], [-35, 8], [7, 9], [2, 30]])
 

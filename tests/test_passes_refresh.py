@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fhe_compile import compile_program, interpret, plan
-from fhe_compile.bounds import analyze
-from fhe_compile.expand import expand
-from fhe_compile.passes.refresh import PRECISE, refresh_outputs
-from fhe_compile.program import Add, Linear, Port, Program, Reshape, Round, Table
 from tests.programs import Builder, same_outputs
+from torusformer.fhe_compile import compile_program, interpret, plan
+from torusformer.fhe_compile.passes.refresh import PRECISE, refresh_outputs
+from torusformer.fhe_compile.program.nodes import Add, Linear, Port, Program, Reshape, Round, Table
+from torusformer.fhe_compile.program.ranges import analyze
+from torusformer.fhe_compile.tfhe.expand import expand
 
 RNG = np.random.default_rng(0)
 
@@ -55,9 +55,9 @@ def test_a_table_is_seen_through_another_shape():
 
 
 def without_refresh(program: Program) -> float:
-    from fhe_compile.cost import load_prices
-    from fhe_compile.encode import encode
-    from fhe_compile.plan import plan_encoded
+    from torusformer.fhe_compile.prices.cost import load_prices
+    from torusformer.fhe_compile.tfhe.encode import encode
+    from torusformer.fhe_compile.tfhe.plan import plan_encoded
 
     left_out = expand(program, without={"refresh_outputs"})
     encoding = encode(left_out.program, left_out.known)

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 
-from fhe_compile.interpret import interpret
-from fhe_compile.passes.sink_rounds import sink_rounds
-from fhe_compile.program import AddConst, Broadcast, Concat, Reshape, Round, Slice, Sum, Transpose
 from tests.programs import Builder, Port, random_inputs
+from torusformer.fhe_compile.passes.sink_rounds import sink_rounds
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import (
+    AddConst,
+    Broadcast,
+    Concat,
+    Reshape,
+    Round,
+    Slice,
+    Sum,
+    Transpose,
+)
 
 
 def sunk(*nodes, table=True):

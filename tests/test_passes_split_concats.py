@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fhe_compile import interpret
-from fhe_compile.passes.split_concats import split_concats
-from fhe_compile.program import Add, Concat, Linear, Port
 from tests.programs import Builder
+from torusformer.fhe_compile import interpret
+from torusformer.fhe_compile.passes.split_concats import split_concats
+from torusformer.fhe_compile.program.nodes import Add, Concat, Linear, Port
 
 RNG = np.random.default_rng(0)
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from fhe_compile import interpret
-from fhe_compile.cost import load_prices
-from fhe_compile.encode import encode
-from fhe_compile.expand import expand
-from fhe_compile.passes.tile_products import CIPHERTEXT_BYTES, tile_products
-from fhe_compile.plan import plan_encoded
-from fhe_compile.program import Concat, MatMul, Port, Program, Transpose
 from tests.programs import Builder
+from torusformer.fhe_compile import interpret
+from torusformer.fhe_compile.passes.tile_products import CIPHERTEXT_BYTES, tile_products
+from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.fhe_compile.program.nodes import Concat, MatMul, Port, Program, Transpose
+from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.expand import expand
+from torusformer.fhe_compile.tfhe.plan import plan_encoded
 
 RNG = np.random.default_rng(0)
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from fhe_compile.cost import PriceList, load_prices
-from fhe_compile.plan import plan
-from fhe_compile.program import Linear, MatMul, Round
 from tests.programs import Builder, Port, every_node
+from torusformer.fhe_compile.prices.cost import PriceList, load_prices
+from torusformer.fhe_compile.program.nodes import Linear, MatMul, Round
+from torusformer.fhe_compile.tfhe.plan import plan
 
 PRICES = PriceList(
     {},

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fhe_compile import compile_program
-from fhe_compile.cost import PriceList
-from fhe_compile.interpret import interpret
-from fhe_compile.products import expand_products
-from fhe_compile.program import MatMul, Mul, Table
 from tests.programs import Builder, Port, random_inputs
+from torusformer.fhe_compile import compile_program
+from torusformer.fhe_compile.passes.products import expand_products
+from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import MatMul, Mul, Table
 
 FLAT = PriceList({}, table_ms={1: 1.0, 8: 1.0}, round_ms={1: 1.0})
 STEEP = PriceList({}, table_ms={1: 1.0, 8: 4.0**7}, round_ms={1: 1.0})

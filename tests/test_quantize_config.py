@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from models.config import PRESETS as MODEL_PRESETS
-from quantize import QuantConfig, TrainConfig
 from torusformer import InputError
+from torusformer.models.config import PRESETS as MODEL_PRESETS
+from torusformer.quantize import QuantConfig, TrainConfig
 
 
 @pytest.mark.parametrize("name", MODEL_PRESETS)

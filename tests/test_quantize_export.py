@@ -9,8 +9,9 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from models import Transformer, TransformerConfig, load_task
-from quantize import (
+from tests.qonnx_graphs import Quant
+from torusformer.models import Transformer, TransformerConfig, load_task
+from torusformer.quantize import (
     QuantConfig,
     QuantTransformer,
     TrainConfig,
@@ -21,8 +22,7 @@ from quantize import (
     to_qat,
     train,
 )
-from quantize.convert import best_scale
-from tests.qonnx_graphs import Quant
+from torusformer.quantize.convert import best_scale
 
 NORMS = ("layer", "rms", "batch")
 # fmt: off

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import TransformerConfig
-from quantize.attention import Weights
-from quantize.config import QuantConfig
-from quantize.layers import AccumulatorRounding, GroupedSum, RoundedLinear, matmul
-from quantize.norms import build_quant_norm
-from quantize.quantizers import ActQuant, Grid, LeastSquaresGrid
 from torusformer import InputError
+from torusformer.models import TransformerConfig
+from torusformer.quantize.attention import Weights
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.layers import AccumulatorRounding, GroupedSum, RoundedLinear, matmul
+from torusformer.quantize.norms import build_quant_norm
+from torusformer.quantize.quantizers import ActQuant, Grid, LeastSquaresGrid
 
 
 def integers(lo: int, hi: int, scale: float = 1.0) -> Grid:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fhe_compile import interpret
-from pipelines.cli import build_parser
+from torusformer.fhe_compile import interpret
+from torusformer.pipelines.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torusformer", "models", "quantize", "fhe_compile", "serving", "pipelines")
@@ -123,11 +123,11 @@ def test_onnx_runtime_alone_reproduces_the_predictions(
     import torch
     from sklearn.datasets import load_digits
 
-    from fhe_compile import lower, save_program
-    from models import Transformer, to_tokens
-    from pipelines.answers import InProcess
-    from pipelines.training import Recipe
-    from quantize import calibrate, export_qonnx, to_qat
+    from torusformer.fhe_compile import lower, save_program
+    from torusformer.models import Transformer, to_tokens
+    from torusformer.pipelines.answers import InProcess
+    from torusformer.pipelines.training import Recipe
+    from torusformer.quantize import calibrate, export_qonnx, to_qat
 
     (block,) = blocks(ROOT / "docs" / "formats.md", "python")
     torch.manual_seed(0)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import TransformerConfig
-from models.config import PRESETS
-from pipelines.front import Limits, Measured, pareto_front
-from pipelines.search_space import MODEL, QUANT, Space
-from pipelines.settings import Settings
-from quantize import QuantConfig
 from torusformer import ArtifactError, InputError
+from torusformer.models import TransformerConfig
+from torusformer.models.config import PRESETS
+from torusformer.pipelines.front import Limits, Measured, pareto_front
+from torusformer.pipelines.search_space import MODEL, QUANT, Space
+from torusformer.pipelines.settings import Settings
+from torusformer.quantize import QuantConfig
 
 
 def test_what_is_declared_exists() -> None:

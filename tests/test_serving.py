@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fhe_compile.circuit import compile_program
-from fhe_compile.program import Linear, Port
-from serving import Client, Server
-from serving.messages import pack, unpack
 from tests.programs import Builder
 from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.circuit import compile_program
+from torusformer.fhe_compile.program.nodes import Linear, Port
+from torusformer.serving import Client, Server
+from torusformer.serving.messages import pack, unpack
 
 
 def classifier():

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fhe_compile import compile_program, interpret
-from fhe_compile.program import Linear, Port, Program
-from pipelines.cli import main
-from serving import Client, Server, WorkerError, Workers
 from tests.programs import Builder
 from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile import compile_program, interpret
+from torusformer.fhe_compile.program.nodes import Linear, Port, Program
+from torusformer.pipelines.cli import main
+from torusformer.serving import Client, Server, WorkerError, Workers
 
 # Answers that differ, so that a mixed-up order shows.
 SAMPLES = [{"x": np.array([[a, b]])} for a, b in ((1, 7), (3, 0), (2, 5))]

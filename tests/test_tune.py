@@ -10,13 +10,13 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._base import BaseJournalSnapshot
 
-import pipelines.tuning
-from models import load_task
-from pipelines.cli import main
-from pipelines.search_folder import JOURNAL, open_study, search_folder
-from pipelines.settings import Settings
-from pipelines.tuning import validation_split
+import torusformer.pipelines.tuning
 from torusformer import ArtifactError
+from torusformer.models import load_task
+from torusformer.pipelines.cli import main
+from torusformer.pipelines.search_folder import JOURNAL, open_study, search_folder
+from torusformer.pipelines.settings import Settings
+from torusformer.pipelines.tuning import validation_split
 
 FIELDS = "act_bit_width,residual_bit_width,mlp_dim"
 
@@ -48,7 +48,7 @@ def tune(data: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[
 
 def endings(monkeypatch: pytest.MonkeyPatch, end_at: int) -> list[int]:
     """End the search at the training with this number; grows by one a training."""
-    inner, calls = pipelines.tuning.train_into, []
+    inner, calls = torusformer.pipelines.tuning.train_into, []
 
     def train_into(folder: Path, recipe: Any, **more: Any) -> Any:
         if recipe.training.qat_epochs:
@@ -57,7 +57,7 @@ def endings(monkeypatch: pytest.MonkeyPatch, end_at: int) -> list[int]:
                 raise KeyboardInterrupt
         return inner(folder, recipe, **more)
 
-    monkeypatch.setattr(pipelines.tuning, "train_into", train_into)
+    monkeypatch.setattr(torusformer.pipelines.tuning, "train_into", train_into)
     return calls
 
 
@@ -133,7 +133,7 @@ def test_what_is_too_dear_is_not_trained(
     assert (code, calls) == (0, [])
     assert (report["front"], report["measured"], report["best"]) == ([], [], None)
     reasons = [skipped["why"] for skipped in report["skipped"]]
-    assert len(reasons) == pipelines.tuning.DRAWS
+    assert len(reasons) == torusformer.pipelines.tuning.DRAWS
     assert "s before training, 0.01 s is the most" in reasons[0]
     assert any("again" in reason for reason in reasons)
 

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from fhe_compile import compile_program, interpret, lower
-from fhe_compile.ports import dequantize_array
-from fhe_compile.program import Port, Program
-from models import Transformer, TransformerConfig
-from pipelines.values import to_integers
-from quantize import QuantConfig, QuantTransformer, calibrate, export_qonnx, predict, to_qat
-from serving import Client, Server
 from torusformer import InputError
+from torusformer.fhe_compile import compile_program, interpret, lower
+from torusformer.fhe_compile.program.nodes import Port, Program
+from torusformer.fhe_compile.program.ports import dequantize_array
+from torusformer.models import Transformer, TransformerConfig
+from torusformer.pipelines.values import to_integers
+from torusformer.quantize import (
+    QuantConfig,
+    QuantTransformer,
+    calibrate,
+    export_qonnx,
+    predict,
+    to_qat,
+)
+from torusformer.serving import Client, Server
 
 
 def trained(pooling: str, folder: Path) -> tuple[QuantTransformer, Program]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.words import IGNORED, decode, embedded_words, encode, load_words
 from torusformer import InputError
+from torusformer.models.words import IGNORED, decode, embedded_words, encode, load_words
 
 
 def test_the_embedded_words_are_words():

@@ -1,6 +1,6 @@
 """Every part, in the order of measurement: a part stands behind those it needs."""
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from benchmarks.parts.attention_only import ATTENTION_ONLY
 from benchmarks.parts.best_digits import BEST_DIGITS
 from benchmarks.parts.digits import DIGITS_FAST, DIGITS_STANDARD

@@ -17,7 +17,7 @@ from benchmarks.attention import (
 from benchmarks.encrypted import Encrypted
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
-from fhe_compile import Program, interpret
+from torusformer.fhe_compile import Program, interpret
 
 P_ERROR = 1e-3
 INPUTS = 20

@@ -13,7 +13,7 @@ from benchmarks.peer import PeerRuns, Setting, assess, compile_peer, fast_settin
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import block, digest
-from fhe_compile.failure import EXACT, show_p_error
+from torusformer.fhe_compile.prices.failure import EXACT, show_p_error
 
 # Cheap and dear shapes, each at sums of five or six bits: of what is accurate enough, the
 # cheapest circuit is theirs. All skip the block, as our preset does.

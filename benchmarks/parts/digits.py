@@ -9,7 +9,7 @@ from benchmarks.encrypted import execute
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import TrainedModel, preset
-from pipelines.values import to_integers
+from torusformer.pipelines.values import to_integers
 
 FAST, STANDARD, QUICK = "digits-fast", "digits-standard", "tiny"
 

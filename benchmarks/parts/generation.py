@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipelines.quiet_torch  # noqa: F401  before anything of quantize
+import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
-from fhe_compile.cost import load_prices
-from fhe_compile.decoder import DecoderProgram, lower_decoder
-from fhe_compile.decoder_names import step_name
-from fhe_compile.module import plan_module
-from models.decoder import Decoder
-from models.decoder_config import DecoderConfig
-from models.words import load_words
-from pipelines.decoder_plan import plan_decoder
-from quantize import QuantConfig
-from quantize.decoder_checkpoint import to_quantized
-from quantize.export import export_steps
+from torusformer.fhe_compile.circuit.module import plan_module
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder
+from torusformer.fhe_compile.decoding.names import step_name
+from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.models.decoder import Decoder
+from torusformer.models.decoder_config import DecoderConfig
+from torusformer.models.words import load_words
+from torusformer.pipelines.decoder_plan import plan_decoder
+from torusformer.quantize import QuantConfig
+from torusformer.quantize.decoder_checkpoint import to_quantized
+from torusformer.quantize.export import export_steps
 
 PRESET, CONTEXTS, PLOT = "words", (4, 8, 16, 32), "generation.png"
 

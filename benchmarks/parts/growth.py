@@ -8,10 +8,10 @@ from typing import Any
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
 from benchmarks.untrained import untrained_program
-from fhe_compile import plan
-from models import TransformerConfig
-from quantize import QuantConfig
 from torusformer import TorusformerError
+from torusformer.fhe_compile import plan
+from torusformer.models import TransformerConfig
+from torusformer.quantize import QuantConfig
 
 PRESET = "digits-standard"  # where each series starts from
 PATCHES = {2: (4, 8), 4: (2, 8), 8: (1, 8), 16: (2, 2), 32: (1, 2)}

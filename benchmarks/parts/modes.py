@@ -13,10 +13,10 @@ from benchmarks.encrypted import execute
 from benchmarks.parts.digits import FAST, model
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
-from fhe_compile import compile_program, interpret
-from fhe_compile.failure import EXACT, MODES, failure_probability
-from pipelines.answers import Answers, Deployed, DeployedInParallel, Faulty
-from pipelines.values import to_integers
+from torusformer.fhe_compile import compile_program, interpret
+from torusformer.fhe_compile.prices.failure import EXACT, MODES, failure_probability
+from torusformer.pipelines.answers import Answers, Deployed, DeployedInParallel, Faulty
+from torusformer.pipelines.values import to_integers
 
 SEEDS = 3  # draws of faults over all held-out images
 

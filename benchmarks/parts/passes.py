@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.parts.digits import FAST, STANDARD, model
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
-from fhe_compile import Program
-from fhe_compile.cost import load_prices
-from fhe_compile.encode import encode
-from fhe_compile.expand import OPTIONAL, expand
-from fhe_compile.plan import plan_encoded
 from torusformer import TorusformerError
+from torusformer.fhe_compile import Program
+from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.expand import OPTIONAL, expand
+from torusformer.fhe_compile.tfhe.plan import plan_encoded
 
 ALL = "none"
 

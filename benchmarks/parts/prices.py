@@ -16,10 +16,10 @@ from benchmarks.parts.digits import FAST, STANDARD, model
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.untrained import untrained_program
-from fhe_compile import Program, plan
-from fhe_compile.calibrate import calibrate, prices_of, samples
-from fhe_compile.cost import PriceList
-from fhe_compile.timings import find_timings, parse_timings
+from torusformer.fhe_compile import Program, plan
+from torusformer.fhe_compile.circuit.calibrate import calibrate, prices_of, samples
+from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.prices.timings import find_timings, parse_timings
 
 BITS = range(1, 7)
 

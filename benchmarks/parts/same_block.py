@@ -25,10 +25,10 @@ from benchmarks.peer import (
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import block
-from fhe_compile import Program
-from models import Task, Transformer, TransformerConfig, load_task
-from pipelines.values import to_integers
-from quantize import QuantConfig, calibrate, to_qat
+from torusformer.fhe_compile import Program
+from torusformer.models import Task, Transformer, TransformerConfig, load_task
+from torusformer.pipelines.values import to_integers
+from torusformer.quantize import QuantConfig, calibrate, to_qat
 
 P_ERROR = 2.0**-20
 READS: dict[Reads, str] = {

@@ -10,7 +10,7 @@ from benchmarks.parts.digits import STANDARD, model
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import TrainedModel
-from fhe_compile import plan
+from torusformer.fhe_compile import plan
 
 TABLE = "digits-table"
 ATTENTION = ".attention"  # in the name of a layer; `attention_quant` is the residual branch's

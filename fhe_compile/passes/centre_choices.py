@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fhe_compile.program import AddConst, Linear, Node, Program
+from torusformer.fhe_compile.program.nodes import AddConst, Linear, Node, Program
 
 
 def centre_choices(program: Program) -> Program:

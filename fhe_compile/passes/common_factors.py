@@ -20,9 +20,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.passes.reindex import reindexed
-from fhe_compile.program import AddConst, IntArray, Linear, Node, Program, Table
+from torusformer.fhe_compile.passes.reindex import reindexed
+from torusformer.fhe_compile.program.nodes import AddConst, IntArray, Linear, Node, Program, Table
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def remove_common_factors(program: Program) -> Program:

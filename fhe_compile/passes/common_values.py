@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from fhe_compile.program import Node, Program
+from torusformer.fhe_compile.program.nodes import Node, Program
 
 
 def _key(node: Node) -> tuple[object, ...]:

@@ -16,8 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fhe_compile.bounds import analyze
-from fhe_compile.program import (
+from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Concat,
     IntArray,
@@ -28,6 +27,7 @@ from fhe_compile.program import (
     Scale,
     Table,
 )
+from torusformer.fhe_compile.program.ranges import analyze
 
 Mask = NDArray[np.bool_]
 ELEMENTWISE = (AddConst, Scale, Round, Table)

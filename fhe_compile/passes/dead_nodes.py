@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fhe_compile.program import Program
+from torusformer.fhe_compile.program.nodes import Program
 
 
 def remove_dead_nodes(program: Program) -> Program:

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import (
+from torusformer.fhe_compile.program.nodes import (
     AddConst,
     ArgMax,
     Broadcast,
@@ -31,6 +30,7 @@ from fhe_compile.program import (
     Sub,
     Table,
 )
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def expand_argmax(

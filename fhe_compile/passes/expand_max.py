@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import Add, Max, Node, Program, Sub, Table
+from torusformer.fhe_compile.program.nodes import Add, Max, Node, Program, Sub, Table
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def expand_max(

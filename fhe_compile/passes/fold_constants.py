@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import (
+from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
     Broadcast,
@@ -27,6 +26,7 @@ from fhe_compile.program import (
     Sum,
     Transpose,
 )
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def fold_constants(program: Program) -> Program:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.cost import PriceList, load_prices
-from fhe_compile.passes.reindex import reindexed
-from fhe_compile.program import AddConst, Node, Program, Scale, Table
+from torusformer.fhe_compile.passes.reindex import reindexed
+from torusformer.fhe_compile.prices.cost import PriceList, load_prices
+from torusformer.fhe_compile.program.nodes import AddConst, Node, Program, Scale, Table
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fhe_compile.bounds import analyze
-from fhe_compile.passes.common_values import merge_common_values
-from fhe_compile.passes.dead_nodes import remove_dead_nodes
-from fhe_compile.program import (
+from torusformer.fhe_compile.passes.common_values import merge_common_values
+from torusformer.fhe_compile.passes.dead_nodes import remove_dead_nodes
+from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
     Broadcast,
@@ -44,6 +43,7 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
+from torusformer.fhe_compile.program.ranges import analyze
 
 Shape = tuple[int, ...]
 Cut = tuple[slice, ...]  # one slice an axis

@@ -23,9 +23,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.cost import PriceList
-from fhe_compile.program import Add, AddConst, IntArray, Node, Program, Round, Scale, Sub, Table
+from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.program.nodes import (
+    Add,
+    AddConst,
+    IntArray,
+    Node,
+    Program,
+    Round,
+    Scale,
+    Sub,
+    Table,
+)
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def narrow_clips(

@@ -14,9 +14,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.passes.sink_rounds import identity_table
-from fhe_compile.program import (
+from torusformer.fhe_compile.passes.sink_rounds import identity_table
+from torusformer.fhe_compile.program.nodes import (
     Add,
     Linear,
     Node,
@@ -29,6 +28,7 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 WIDEST = 3  # bits of a result that may be worth a second table
 FAR = 12.0  # the precision of logits: no sum of a hidden layer comes near it

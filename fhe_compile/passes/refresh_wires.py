@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.expand import Expanded
-from fhe_compile.passes.sink_rounds import identity_table
-from fhe_compile.program import Node, Reshape, Table, Transpose
+from torusformer.fhe_compile.passes.sink_rounds import identity_table
+from torusformer.fhe_compile.program.nodes import Node, Reshape, Table, Transpose
+from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.tfhe.expand import Expanded
 
 
 def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool = False) -> Expanded:

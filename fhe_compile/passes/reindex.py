@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhe_compile.program import IntArray
+from torusformer.fhe_compile.program.nodes import IntArray
 
 
 def reindexed(

@@ -14,8 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import (
+from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Concat,
     Node,
@@ -26,6 +25,7 @@ from fhe_compile.program import (
     Table,
     Transpose,
 )
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 
 def sink_rounds(program: Program) -> Program:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fhe_compile.bounds import analyze
-from fhe_compile.program import Add, Concat, Linear, Node, Program
+from torusformer.fhe_compile.program.nodes import Add, Concat, Linear, Node, Program
+from torusformer.fhe_compile.program.ranges import analyze
 
 
 def split_concats(program: Program) -> Program:

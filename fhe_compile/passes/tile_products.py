@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 
-from fhe_compile.bounds import Interval, analyze
-from fhe_compile.program import Concat, MatMul, Node, Program, Slice
+from torusformer.fhe_compile.program.nodes import Concat, MatMul, Node, Program, Slice
+from torusformer.fhe_compile.program.ranges import Interval, analyze
 
 CIPHERTEXT_BYTES = 16 * 1024  # at the dimension of tables of up to 5 bits
 MEMORY_LIMIT = 256 * 2**20  # bytes

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.console import Outcome, Subparsers, command, positive, table
 from torusformer import InputError
 from torusformer.folders import output_file
+from torusformer.pipelines.console import Outcome, Subparsers, command, positive, table
 from torusformer.progress import Progress
 
 if TYPE_CHECKING:
-    from fhe_compile.cost import PriceList
+    from torusformer.fhe_compile.prices.cost import PriceList
 
 SHOWN_BITS = range(1, 9)
 BUSY = 1.2  # slowest by fastest of several runs
@@ -38,8 +38,13 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Measure, and keep it."""
-    from fhe_compile.calibrate import calibrate, expected_seconds, prices_of, samples
-    from fhe_compile.timings import cache_file, is_price_list
+    from torusformer.fhe_compile.circuit.calibrate import (
+        calibrate,
+        expected_seconds,
+        prices_of,
+        samples,
+    )
+    from torusformer.fhe_compile.prices.timings import cache_file, is_price_list
 
     if args.widest > max(SHOWN_BITS):
         raise InputError(f"--widest is {args.widest}; tables of up to {max(SHOWN_BITS)} bits")

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices, size
 from torusformer import InputError
 from torusformer.folders import require_free
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    add_p_error,
+    command,
+    noted_prices,
+    size,
+)
 from torusformer.progress import Progress
 
 
@@ -32,8 +39,8 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Compile."""
-    from fhe_compile import compile_program, load_program, plan, save_deployment
-    from fhe_compile.failure import parse_p_error, show_p_error
+    from torusformer.fhe_compile import compile_program, load_program, plan, save_deployment
+    from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
 
     if args.program.is_dir():
         return _compile_steps(args)
@@ -71,10 +78,10 @@ def refuse_open_loop(args: argparse.Namespace) -> None:
 
 def _compile_steps(args: argparse.Namespace) -> Outcome:
     """All steps of a decoder as one module."""
-    from fhe_compile.decoder import load_decoder
-    from fhe_compile.decoder_deployment import ARTEFACT, save_decoder_deployment
-    from fhe_compile.failure import parse_p_error, show_p_error
-    from pipelines.writing import compile_decoder
+    from torusformer.fhe_compile.decoding.decoder import load_decoder
+    from torusformer.fhe_compile.deployment.decoder import ARTEFACT, save_decoder_deployment
+    from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
+    from torusformer.pipelines.writing import compile_decoder
 
     require_free(args.out, ARTEFACT)
     p_error = parse_p_error(args.p_error)

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.train import (
+from torusformer.folders import output_folder
+from torusformer.pipelines.commands.train import (
     WORDS,
     add_training_arguments,
     language_recipe_of,
     recipe_of,
 )
-from pipelines.console import (
+from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
     add_p_error,
@@ -22,7 +23,6 @@ from pipelines.console import (
     size,
     table,
 )
-from torusformer.folders import output_folder
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.task == WORDS:
         return _run_words(args, out)
     with output_folder(out, "run") as folder:
-        from fhe_compile.failure import parse_p_error
-        from pipelines.endtoend import run_end_to_end
+        from torusformer.fhe_compile.prices.failure import parse_p_error
+        from torusformer.pipelines.endtoend import run_end_to_end
 
         report = run_end_to_end(folder, recipe_of(args), args.images, parse_p_error(args.p_error))
     return Outcome(report, _text(report, out))
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _run_words(args: argparse.Namespace, out: Path) -> Outcome:
     with output_folder(out, "run") as folder:
-        from fhe_compile.failure import parse_p_error
-        from pipelines.words_demo import run_words
+        from torusformer.fhe_compile.prices.failure import parse_p_error
+        from torusformer.pipelines.words_demo import run_words
 
         p_error = parse_p_error(args.p_error)
         report = run_words(folder, language_recipe_of(args), args.prompts, args.tokens, p_error)

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import Outcome, Subparsers, add_p_error, command, natural, positive, table
 from torusformer import InputError
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    add_p_error,
+    command,
+    natural,
+    positive,
+    table,
+)
 
 MODES = ("disable", "simulate", "execute")
 
@@ -54,10 +62,10 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.p_error and (args.deployment or args.fhe == "disable"):
         raise InputError("nothing is compiled, so --p-error changes nothing; leave it out")
 
-    from fhe_compile.decoder import INDEX, load_decoder
-    from fhe_compile.failure import parse_p_error
-    from pipelines.language import PROGRAM
-    from pipelines.writing import Request, text_of, write_clear
+    from torusformer.fhe_compile.decoding.decoder import INDEX, load_decoder
+    from torusformer.fhe_compile.prices.failure import parse_p_error
+    from torusformer.pipelines.language import PROGRAM
+    from torusformer.pipelines.writing import Request, text_of, write_clear
 
     model = args.model if (args.model / INDEX).is_file() else args.model / PROGRAM
     decoder = load_decoder(model)
@@ -71,7 +79,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.fhe == "disable":
         written = expected
     elif args.fhe == "simulate":
-        from pipelines.writing import compile_decoder
+        from torusformer.pipelines.writing import compile_decoder
 
         module = compile_decoder(decoder, p_error, simulate=True)
         steps = write_clear(
@@ -104,9 +112,9 @@ def _encrypted(
     args: argparse.Namespace, decoder: Any, request: Any, p_error: float
 ) -> tuple[list[Any], dict[str, Any]]:
     """What both parties wrote, and what their keys took."""
-    from fhe_compile.decoder_deployment import load_decoder_interface
-    from pipelines.words_demo import DEPLOYMENT
-    from pipelines.writing import EncryptedWriting, deployed, require_loop
+    from torusformer.fhe_compile.deployment.decoder import load_decoder_interface
+    from torusformer.pipelines.words_demo import DEPLOYMENT
+    from torusformer.pipelines.writing import EncryptedWriting, deployed, require_loop
 
     folder, own = args.deployment, args.model / DEPLOYMENT
     if folder is None and not args.p_error and own.is_dir():

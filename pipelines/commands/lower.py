@@ -6,9 +6,9 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from pipelines.console import Outcome, Subparsers, command
 from torusformer import ArtifactError
 from torusformer.folders import output_file
+from torusformer.pipelines.console import Outcome, Subparsers, command
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -26,8 +26,8 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Lower, and say what the program holds."""
-    from fhe_compile import lower, save_program
-    from fhe_compile.onnx_io import load_model
+    from torusformer.fhe_compile import lower, save_program
+    from torusformer.fhe_compile.program.onnx_io import load_model
 
     with output_file(args.out, _is_program) as new:
         model = load_model(args.model)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _is_program(path: Path) -> bool:
-    from fhe_compile import load_program
+    from torusformer.fhe_compile import load_program
 
     try:
         load_program(path)

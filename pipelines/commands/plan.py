@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.commands.compile_ import refuse_open_loop
-from pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
 from torusformer import InputError
+from torusformer.pipelines.commands.compile_ import refuse_open_loop
+from torusformer.pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
 
 if TYPE_CHECKING:
-    from fhe_compile import Plan
-    from fhe_compile.cost import PriceList
+    from torusformer.fhe_compile import Plan
+    from torusformer.fhe_compile.prices.cost import PriceList
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -41,10 +41,10 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Plan one program or two."""
-    from fhe_compile import load_program, plan
-    from fhe_compile.compare import compare, compare_table
-    from fhe_compile.failure import parse_p_error
-    from pipelines.chart import save_chart, terminal_chart
+    from torusformer.fhe_compile import load_program, plan
+    from torusformer.fhe_compile.prices.failure import parse_p_error
+    from torusformer.fhe_compile.tfhe.compare import compare, compare_table
+    from torusformer.pipelines.chart import save_chart, terminal_chart
 
     prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
     if args.program.is_dir():
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
-    from fhe_compile.decoder import load_decoder
-    from pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
+    from torusformer.fhe_compile.decoding.decoder import load_decoder
+    from torusformer.pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
 
     if args.compare or args.png or args.chart:
         raise InputError("a decoder's steps are planned as a table; leave out the charts")

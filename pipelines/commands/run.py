@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.console import (
+from torusformer import InputError
+from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
     add_p_error,
@@ -18,11 +19,10 @@ from pipelines.console import (
     positive,
     table,
 )
-from torusformer import InputError
 
 if TYPE_CHECKING:
-    from fhe_compile.circuit import Mode
-    from pipelines.answers import Answer, Answerer, Answers, Faulty, Integers
+    from torusformer.fhe_compile.circuit.circuit import Mode
+    from torusformer.pipelines.answers import Answer, Answerer, Answers, Faulty, Integers
 
 MODES = ("disable", "simulate", "execute")
 
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> Outcome:
             "or --faults for a simulation in the clear"
         )
 
-    from fhe_compile import load_program
-    from fhe_compile.failure import parse_p_error
-    from pipelines.answers import Deployed, DeployedInParallel, Faulty, InProcess
-    from pipelines.values import read_samples
+    from torusformer.fhe_compile import load_program
+    from torusformer.fhe_compile.prices.failure import parse_p_error
+    from torusformer.pipelines.answers import Deployed, DeployedInParallel, Faulty, InProcess
+    from torusformer.pipelines.values import read_samples
 
     model: Answerer
     if args.deployment and args.jobs > 1:
@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers], list[str]]:
     """Held-out samples cut and quantized as the program wants them, and their labels."""
-    from models import load_task
-    from pipelines.values import to_integers
+    from torusformer.models import load_task
+    from torusformer.pipelines.values import to_integers
 
     if len(model.inputs) != 1:
         raise InputError(f"the program has {len(model.inputs)} inputs, not one; give --input")

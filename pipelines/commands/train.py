@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.console import Outcome, Subparsers, command, natural, percent, positive
 from torusformer import InputError
 from torusformer.folders import output_folder
+from torusformer.pipelines.console import Outcome, Subparsers, command, natural, percent, positive
 
 if TYPE_CHECKING:
-    from pipelines.language import LanguageRecipe
-    from pipelines.training import Recipe
+    from torusformer.pipelines.language import LanguageRecipe
+    from torusformer.pipelines.training import Recipe
 
 WORDS = "words"
 DEFAULT_PRESET = "digits-small"
@@ -58,8 +58,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """What the arguments of `add_training_arguments` ask for."""
-    from pipelines.settings import Settings
-    from pipelines.training import Recipe
+    from torusformer.pipelines.settings import Settings
+    from torusformer.pipelines.training import Recipe
 
     if args.context:
         raise InputError(f"--context is for the task words, not for {args.task}; leave it out")
@@ -71,8 +71,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 def language_recipe_of(args: argparse.Namespace) -> LanguageRecipe:
     """The same for the task words."""
-    from pipelines.language import DEFAULT_PRESET as WORDS_PRESET
-    from pipelines.language import LanguageRecipe
+    from torusformer.pipelines.language import DEFAULT_PRESET as WORDS_PRESET
+    from torusformer.pipelines.language import LanguageRecipe
 
     if args.config:
         raise InputError("--config is what tune writes, and tune knows no words; give --preset")
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.task == WORDS:
         return _run_words(args)
     with output_folder(args.out, "training") as folder:
-        from pipelines.training import train_into
+        from torusformer.pipelines.training import train_into
 
         recipe = recipe_of(args)
         trained = train_into(folder, recipe)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _run_words(args: argparse.Namespace) -> Outcome:
     with output_folder(args.out, "training") as folder:
-        from pipelines.language import train_decoder_into
+        from torusformer.pipelines.language import train_decoder_into
 
         recipe = language_recipe_of(args)
         trained = train_decoder_into(folder, recipe)

@@ -7,8 +7,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands.train import DEFAULT_PRESET
-from pipelines.console import Outcome, Subparsers, command, natural, positive, seconds, share
+from torusformer.pipelines.commands.train import DEFAULT_PRESET
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    command,
+    natural,
+    positive,
+    seconds,
+    share,
+)
 
 DEFAULT_TRIALS = 30
 
@@ -57,12 +65,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Search, and show the front."""
-    from fhe_compile.cost import load_prices
-    from pipelines.front import Limits
-    from pipelines.search_folder import open_study, search_folder
-    from pipelines.search_space import Space
-    from pipelines.settings import Settings
-    from pipelines.tuning import Search, report, run_search
+    from torusformer.fhe_compile.prices.cost import load_prices
+    from torusformer.pipelines.front import Limits
+    from torusformer.pipelines.search_folder import open_study, search_folder
+    from torusformer.pipelines.search_space import Space
+    from torusformer.pipelines.settings import Settings
+    from torusformer.pipelines.tuning import Search, report, run_search
 
     names = list(dict.fromkeys(args.preset or [DEFAULT_PRESET]))
     presets = [Settings.from_name(n).train_with(seed=args.seed, epochs=args.epochs) for n in names]
@@ -94,7 +102,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _text(data: dict[str, Any], out: Path) -> str:
-    from pipelines.front import front_table
+    from torusformer.pipelines.front import front_table
 
     counts = f"{len(data['measured'])} candidates trained, {len(data['skipped'])} skipped"
     rows, best = data["front"], data["best"]

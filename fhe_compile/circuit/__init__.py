@@ -1,0 +1,1 @@
+"""Tensor operations in, a circuit of Concrete's out: compiled, run, measured."""

@@ -1,0 +1,1 @@
+"""Compiled circuits in, the files that client and server get out, and back."""

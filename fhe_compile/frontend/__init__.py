@@ -1,0 +1,1 @@
+"""QONNX graph in, integer program out."""

@@ -1,0 +1,295 @@
+"""ONNX arithmetic (products, sums, reductions, batch norm) on symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+
+from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.symbols import (
+    Affine,
+    Builder,
+    Clear,
+    Pending,
+    Raw,
+    Symbol,
+    affine,
+    broadcast_var,
+    compact,
+    uniform,
+)
+from torusformer.fhe_compile.program.nodes import (
+    Add,
+    AddConst,
+    Linear,
+    MatMul,
+    Mul,
+    Scale,
+    Sub,
+    Sum,
+    Transpose,
+)
+
+_MAX_SCALE_RATIO = 16  # two summands whose scales are p : q up to this are brought together
+
+
+def _square(builder: Builder, layer: str, x: Symbol) -> Symbol:
+    """x * x or x ** 2 of whole steps as integers; any other symbol unchanged."""
+    if not isinstance(x, Pending) or not isinstance(x.args[0], Affine):
+        return x
+    base, other = x.args[0], x.args[1] if len(x.args) > 1 else None
+    twice = (
+        x.proto.op_type == "Mul"
+        and isinstance(other, Affine)
+        and other.var == base.var
+        and np.array_equal(other.scale, base.scale)
+        and np.array_equal(other.offset, base.offset)
+    )
+    power = x.proto.op_type == "Pow" and isinstance(other, Clear) and np.all(other.value == 2)
+    if not (twice or power):
+        return x
+    steps = _integers(builder, layer, base, "the squared operand")
+    var = builder.emit(Mul, layer, (steps, steps))
+    return affine(broadcast_var(builder, layer, var, x.shape), x.shape, base.scale**2)
+
+
+def _need_quantized(symbol: Symbol, what: str) -> Affine:
+    if isinstance(symbol, Affine):
+        return symbol
+    if isinstance(symbol, Pending):
+        raise LoweringError(
+            f"{what} is a float tensor (after {symbol.proto.op_type}) that no quantizer reads; "
+            "add a QuantIdentity before it"
+        )
+    if isinstance(symbol, Raw):
+        raise LoweringError(
+            f"{what} is the graph input before any quantizer; start the model with a QuantIdentity"
+        )
+    raise LoweringError(f"{what} is a constant")
+
+
+def _integers(builder: Builder, layer: str, x: Affine, what: str) -> str:
+    """The program value that is x / scale, where the offset is a whole number of steps."""
+    shift = x.offset / x.scale
+    if np.any(np.abs(shift - np.rint(shift)) > 1e-4):
+        raise LoweringError(
+            f"{what} has an offset that is no whole number of its quantizer's steps; "
+            "quantize it after the bias is added"
+        )
+    steps = compact(np.rint(shift).astype(np.int64))
+    return x.var if not steps.any() else builder.emit(AddConst, layer, (x.var,), value=steps)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
+    """Small whole p, q with a * p = b * q everywhere, or None."""
+    for p in range(1, _MAX_SCALE_RATIO + 1):
+        q = a * p / b
+        whole = np.rint(q.flat[0])
+        if 1 <= whole <= _MAX_SCALE_RATIO and np.allclose(q, whole, rtol=1e-6, atol=0.0):
+            return p, int(whole)
+    return None
+
+
+def linear(builder: Builder, layer: str, x: Symbol, weight: Clear) -> Affine:
+    """x @ weight, weight quantized."""
+    x = _need_quantized(x, "the left operand")
+    if weight.ints is None or weight.scale is None or weight.offset is None:
+        raise LoweringError(
+            "its weight is a float constant; use a Brevitas layer with weight_bit_width"
+        )
+    if weight.ints.ndim != 2:
+        raise LoweringError(f"its weight has {weight.ints.ndim} axes, 2 are supported")
+    if not uniform(x.scale, (x.scale.ndim - 1,)):
+        raise LoweringError(
+            "its input has a scale a channel along the summed axis; quantize it with one scale"
+        )
+    if not uniform(weight.scale, (0,)):
+        raise LoweringError(
+            "its weight has scales that differ along the summed axis; use one scale an output"
+        )
+    if np.any(weight.offset != 0):
+        zero = np.rint(weight.offset / weight.scale).astype(np.int64)
+        ints = weight.ints + zero
+    else:
+        ints = weight.ints
+    var = builder.emit(Linear, layer, (x.var,), weight=ints)
+    scale = x.scale[..., :1] * weight.scale[0]
+    offset = x.offset @ (ints * weight.scale)
+    return affine(var, builder.ranges[var].shape, scale, offset)
+
+
+def matmul(builder: Builder, layer: str, x: Symbol, y: Symbol) -> Symbol:
+    """x @ y where either or both are encrypted."""
+    if isinstance(y, Clear):
+        return linear(builder, layer, x, y)
+    if isinstance(x, Clear):
+        y = _need_quantized(y, "the right operand")
+        if y.scale.ndim < 2 or x.ints is None or x.ints.ndim != 2:
+            raise LoweringError("a constant left operand must be a quantized matrix")
+        perm = (*range(y.scale.ndim - 2), y.scale.ndim - 1, y.scale.ndim - 2)
+
+        def flip(array: np.ndarray) -> np.ndarray:
+            return array.transpose(perm)
+
+        flipped = Affine(
+            builder.emit(Transpose, layer, (y.var,), perm=perm), flip(y.scale), flip(y.offset)
+        )
+        parts = (x.value, x.ints, x.scale, x.offset)
+        turned = Clear(*(None if a is None else a.T for a in parts))  # type: ignore[arg-type]
+        out = linear(builder, layer, flipped, turned)
+        return Affine(
+            builder.emit(Transpose, layer, (out.var,), perm=perm),
+            flip(out.scale),
+            flip(out.offset),
+        )
+    x, y = _need_quantized(x, "the left operand"), _need_quantized(y, "the right operand")
+    if min(x.scale.ndim, y.scale.ndim) < 2:
+        raise LoweringError("a product of two encrypted tensors needs at least 2 axes each")
+    if not uniform(x.scale, (x.scale.ndim - 1,)) or not uniform(y.scale, (y.scale.ndim - 2,)):
+        raise LoweringError(
+            "an operand has scales that differ along the summed axis; quantize it with one scale"
+        )
+    left = _integers(builder, layer, x, "the left operand")
+    right = _integers(builder, layer, y, "the right operand")
+    var = builder.emit(MatMul, layer, (left, right))
+    return affine(var, builder.ranges[var].shape, x.scale[..., :, :1] * y.scale[..., :1, :])
+
+
+def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Symbol) -> Symbol:
+    """Add, Sub, Mul or Div; stays affine where that costs no bootstrap."""
+    op = proto.op_type
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    if isinstance(x, Raw | Clear) and isinstance(y, Raw | Clear):
+        return _raw_by_constant(op, x, y)
+    if isinstance(x, Raw) or isinstance(y, Raw):
+        _need_quantized(x if isinstance(x, Raw) else y, "an operand")
+    if isinstance(x, Affine) and isinstance(y, Clear):
+        result = _affine_by_constant(builder, layer, op, x, y, shape)
+    elif isinstance(x, Clear) and isinstance(y, Affine) and op != "Div":
+        if op == "Sub":
+            y = Affine(y.var, -y.scale, -y.offset)
+        result = _affine_by_constant(builder, layer, "Mul" if op == "Mul" else "Add", y, x, shape)
+    elif isinstance(x, Affine) and isinstance(y, Affine) and op != "Div" and x.var != y.var:
+        result = _two_encrypted(builder, layer, op, x, y, shape)
+    else:
+        result = None
+    return result if result is not None else Pending(proto, (x, y), shape)
+
+
+def _raw_by_constant(op: str, x: Raw | Clear, y: Raw | Clear) -> Raw:
+    raw, clear = (x, y) if isinstance(x, Raw) else (y, x)
+    if not isinstance(raw, Raw) or not isinstance(clear, Clear) or clear.value.size != 1:
+        raise LoweringError(
+            "the graph input is combined with a tensor before its quantizer; quantize it first"
+        )
+    c = float(clear.value.reshape(-1)[0])
+    scale, offset = raw.scale, raw.offset
+    match op:
+        case "Add":
+            offset += c
+        case "Sub" if isinstance(x, Raw):
+            offset -= c
+        case "Mul":
+            scale, offset = scale * c, offset * c
+        case "Div" if isinstance(x, Raw):
+            scale, offset = scale / c, offset / c
+        case _:
+            raise LoweringError(
+                f"constant {op} graph input before its quantizer; quantize it first"
+            )
+    if scale <= 0:
+        raise LoweringError("the graph input is scaled by a number that is not positive")
+    return Raw(raw.name, raw.input_shape, scale, offset, raw.moves)
+
+
+def _affine_by_constant(
+    builder: Builder, layer: str, op: str, x: Affine, y: Clear, shape: tuple[int, ...]
+) -> Affine | None:
+    c = y.value.astype(np.float64)
+    if op in ("Mul", "Div") and (not np.all(np.isfinite(c)) or np.any(c == 0)):
+        return None
+    var = broadcast_var(builder, layer, x.var, shape)
+    match op:
+        case "Add":
+            return affine(var, shape, x.scale, x.offset + c)
+        case "Sub":
+            return affine(var, shape, x.scale, x.offset - c)
+        case "Mul":
+            return affine(var, shape, x.scale * c, x.offset * c)
+    return affine(var, shape, x.scale / c, x.offset / c)
+
+
+def _two_encrypted(
+    builder: Builder, layer: str, op: str, x: Affine, y: Affine, shape: tuple[int, ...]
+) -> Affine | None:
+    """Integer Add, Sub or Mul; None where the scales do not meet (a packed table is left)."""
+    if op == "Mul":
+        left = _integers(builder, layer, x, "the left operand")
+        right = _integers(builder, layer, y, "the right operand")
+        return affine(builder.emit(Mul, layer, (left, right)), shape, x.scale * y.scale)
+    sign = -1 if op == "Sub" else 1
+    a, b = np.broadcast_to(x.scale, shape), np.broadcast_to(y.scale, shape)
+    ratio = _ratio(a, b)
+    if ratio is None:
+        return None
+    left, right = x.var, y.var
+    p, q = ratio  # scale = a / q = b / p: x counts q of it a step, y counts p
+    if q != 1:
+        left = builder.emit(Scale, layer, (left,), factor=np.array(q))
+    if p != 1:
+        right = builder.emit(Scale, layer, (right,), factor=np.array(p))
+    var = builder.emit(Add if sign > 0 else Sub, layer, (left, right))
+    return affine(var, shape, a / q, x.offset + sign * y.offset)
+
+
+def reduce(
+    builder: Builder, layer: str, op: str, x: Symbol, axes: tuple[int, ...], keepdims: bool
+) -> Affine:
+    """ReduceSum or ReduceMean over axes (all where empty)."""
+    x = _need_quantized(_square(builder, layer, x), "its input")
+    rank = x.scale.ndim
+    over = tuple(sorted({a % rank for a in axes})) if axes else tuple(range(rank))
+    if not uniform(x.scale, over):
+        raise LoweringError(
+            "its input has scales that differ along the summed axes; quantize it with one scale"
+        )
+    var = builder.emit(Sum, layer, (x.var,), axes=over, keepdims=keepdims)
+    count = int(np.prod([x.shape[a] for a in over])) if op == "ReduceMean" else 1
+    first = np.take(x.scale, [0], axis=over[0])
+    for a in over[1:]:
+        first = np.take(first, [0], axis=a)
+    scale = first.reshape(builder.ranges[var].shape) / count
+    return affine(
+        var, builder.ranges[var].shape, scale, x.offset.sum(axis=over, keepdims=keepdims) / count
+    )
+
+
+def batch_norm(
+    builder: Builder, layer: str, args: list[Symbol | None], attr: dict[str, Any]
+) -> Symbol:
+    """BatchNormalization with constant statistics: an affine map a channel (axis 1)."""
+    x, *parts = args
+    if not isinstance(x, Affine | Pending) or not all(isinstance(p, Clear) for p in parts):
+        raise LoweringError("batch norm needs a quantized input and constant statistics")
+    gamma, beta, mean, variance = (
+        p.value.astype(np.float64) for p in parts if isinstance(p, Clear)
+    )
+    slope = gamma / np.sqrt(variance + attr.get("epsilon", 1e-5))
+    column = (-1,) + (1,) * (len(x.shape) - 2)
+    slope_at, shift_at = slope.reshape(column), (beta - mean * slope).reshape(column)
+    scaled = binary(
+        builder,
+        layer,
+        onnx.helper.make_node("Mul", ["x", "y"], ["z"]),
+        x,
+        Clear(slope_at.astype(np.float32)),
+    )
+    return binary(
+        builder,
+        layer,
+        onnx.helper.make_node("Add", ["x", "y"], ["z"]),
+        scaled,
+        Clear(shift_at.astype(np.float32)),
+    )

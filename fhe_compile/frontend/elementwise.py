@@ -1,0 +1,112 @@
+"""Pending expression in, table values out.
+
+An expression is evaluated in float32, as in training, by ONNX's own reference operators, on every
+integer its operands can take. Channels with equal parameters share a column.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.symbols import Affine, Clear, Pending, Symbol
+from torusformer.fhe_compile.program.nodes import IntArray
+
+# Operators that act on each element alone.
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Acos", "Add", "And", "Asin", "Atan", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh",
+    "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
+    "HardSigmoid", "HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish",
+    "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
+    "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Tan", "Tanh",
+    "ThresholdedRelu", "Where", "Xor",
+))
+# fmt: on
+_OPSET = 17
+
+
+@functools.lru_cache(maxsize=256)
+def _operator(node: bytes, types: tuple[int, ...]) -> ReferenceEvaluator:
+    proto = onnx.NodeProto.FromString(node)
+    names = [name for name in proto.input if name]
+    graph = helper.make_graph(
+        [proto],
+        "op",
+        [helper.make_tensor_value_info(n, t, None) for n, t in zip(names, types, strict=True)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.UNDEFINED, None)],
+    )
+    opset = max(_OPSET, 20 if proto.op_type == "Gelu" else 0)
+    return ReferenceEvaluator(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    )
+
+
+def apply(proto: onnx.NodeProto, args: list[np.ndarray | None]) -> np.ndarray:
+    """One ONNX operator on arrays; `None` stands for an absent optional input."""
+    bare = onnx.NodeProto()
+    bare.CopyFrom(proto)
+    bare.name = ""
+    del bare.input[:], bare.output[:]
+    bare.input.extend("" if a is None else f"x{i}" for i, a in enumerate(args))
+    bare.output.append("y")
+    feeds = {f"x{i}": a for i, a in enumerate(args) if a is not None}
+    types = tuple(helper.np_dtype_to_tensor_dtype(a.dtype) for a in feeds.values())
+    with np.errstate(all="ignore"):
+        (result,) = _operator(bare.SerializeToString(), types).run(None, feeds)
+    return np.asarray(result)
+
+
+def varying_index(symbol: Pending | Affine, *others: np.ndarray) -> tuple[slice, ...]:
+    """An index that keeps axes along which a parameter or one of `others` varies.
+
+    Of every other axis it keeps the first element.
+    """
+    leaves = symbol.leaves() if isinstance(symbol, Pending) else [symbol]
+    shape = symbol.shape
+    arrays = list(others)
+    for leaf in leaves:
+        parts = (leaf.scale, leaf.offset) if isinstance(leaf, Affine) else (leaf.value,)
+        arrays.extend(np.broadcast_to(p, shape) for p in parts)
+    return tuple(
+        slice(None) if any((a != np.take(a, [0], axis=axis)).any() for a in arrays) else slice(0, 1)
+        for axis in range(len(shape))
+    )
+
+
+def evaluate(
+    symbol: Symbol | None,
+    integers: Mapping[str, IntArray],
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+) -> np.ndarray | None:
+    """The expression's float32 value where root `r` holds `integers[r]`.
+
+    `integers` have shape (R, 1, …, 1) with rank len(shape) + 1; the result broadcasts to
+    (R, *shape[index]).
+    """
+    if symbol is None:
+        return None
+    if isinstance(symbol, Affine):
+        scale = np.broadcast_to(symbol.scale, shape)[index]
+        offset = np.broadcast_to(symbol.offset, shape)[index]
+        return (integers[symbol.var] * scale + offset).astype(np.float32)
+    if isinstance(symbol, Clear):
+        if symbol.value.ndim == 0:
+            return symbol.value
+        return np.broadcast_to(symbol.value, shape)[index][None]
+    if isinstance(symbol, Pending) and symbol.entries is not None:
+        where = evaluate(symbol.args[0], integers, shape, index)
+        assert where is not None
+        size, place = len(symbol.entries), where.astype(np.int64)
+        # Combinations of operands that no input gives may point outside: any entry will do there.
+        return symbol.entries[np.where(place < 0, place + size, place).clip(0, size - 1)]
+    if isinstance(symbol, Pending):
+        return apply(symbol.proto, [evaluate(a, integers, shape, index) for a in symbol.args])
+    raise LoweringError("the graph input is used before its quantizer")

@@ -1,0 +1,201 @@
+"""ONNX layout operators (reshape, transpose, slice, gather, concat …) on symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.symbols import Affine, Builder, Clear, Movement, Symbol, moved
+from torusformer.fhe_compile.program.nodes import (
+    Broadcast,
+    Concat,
+    Constant,
+    Reshape,
+    Slice,
+    Transpose,
+)
+
+Attributes = dict[str, Any]
+
+
+def reshape_to(layer: str, shape: tuple[int, ...]) -> Movement:
+    """Movement that gives another shape."""
+    return Movement(
+        lambda a: a.reshape(shape),
+        lambda b, v: v if b.ranges[v].shape == shape else b.emit(Reshape, layer, (v,), shape=shape),
+    )
+
+
+def transpose_by(layer: str, perm: tuple[int, ...]) -> Movement:
+    """Movement that permutes axes."""
+    return Movement(
+        lambda a: a.transpose(perm), lambda b, v: b.emit(Transpose, layer, (v,), perm=perm)
+    )
+
+
+def broadcast_by(layer: str, shape: tuple[int, ...]) -> Movement:
+    """Movement that repeats along axes; `shape` is the result."""
+    return Movement(
+        lambda a: np.broadcast_to(a, shape),
+        lambda b, v: (
+            v if b.ranges[v].shape == shape else b.emit(Broadcast, layer, (v,), shape=shape)
+        ),
+    )
+
+
+def slice_by(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Movement:
+    """Movement that keeps `slices[axis]` of a tensor of `shape`."""
+    full = tuple(slices.get(axis, slice(None)).indices(size) for axis, size in enumerate(shape))
+    starts, ends, steps = (tuple(part) for part in zip(*full, strict=True))
+    if any(step < 1 for step in steps):
+        raise LoweringError("a slice with a negative step; reverse the weights instead")
+    index = tuple(slice(*f) for f in full)
+
+    def emit(builder: Builder, var: str) -> str:
+        if all(f == (0, size, 1) for f, size in zip(full, shape, strict=True)):
+            return var
+        return builder.emit(Slice, layer, (var,), starts=starts, ends=ends, steps=steps)
+
+    return Movement(lambda a: a[index], emit)
+
+
+def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray) -> Movement:
+    """Movement that picks `indices` along `axis`: slices joined, or one slice where it is one."""
+    flat = [int(i) % shape[axis] for i in np.atleast_1d(indices).ravel()]
+    result = (*shape[:axis], *indices.shape, *shape[axis + 1 :])
+
+    def emit(builder: Builder, var: str) -> str:
+        runs: list[list[int]] = []
+        for i in flat:
+            if runs and i == runs[-1][-1] + 1:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        parts = [
+            slice_by(layer, shape, {axis: slice(run[0], run[-1] + 1)}).emit(builder, var)
+            for run in runs
+        ]
+        joined = (
+            parts[0] if len(parts) == 1 else builder.emit(Concat, layer, tuple(parts), axis=axis)
+        )
+        return reshape_to(layer, result).emit(builder, joined)
+
+    return Movement(lambda a: np.take(a, flat, axis=axis).reshape(result), emit)
+
+
+def _clear_ints(symbol: Symbol | None, what: str) -> tuple[int, ...]:
+    if not isinstance(symbol, Clear):
+        raise LoweringError(f"its {what} must be a constant")
+    return tuple(int(v) for v in np.atleast_1d(symbol.value).ravel())
+
+
+def _target_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    copied = tuple(shape[i] if v == 0 else v for i, v in enumerate(wanted))
+    return np.empty(shape, np.int8).reshape(copied).shape
+
+
+def _squeezed_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
+    drop = {a % len(shape) for a in axes} if axes else {i for i, n in enumerate(shape) if n == 1}
+    return tuple(n for i, n in enumerate(shape) if i not in drop)
+
+
+def _unsqueezed_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    rank = len(shape) + len(axes)
+    new = {a % rank for a in axes}
+    rest = iter(shape)
+    return tuple(1 if i in new else next(rest) for i in range(rank))
+
+
+def layout_moves(
+    layer: str, op: str, args: list[Symbol | None], attr: Attributes, outputs: int
+) -> list[Movement] | None:
+    """The movements (one an output) of a layout operator on args[0]; None for any other."""
+    if not args or args[0] is None:
+        return None
+    shape = args[0].shape
+
+    def axes() -> tuple[int, ...] | None:
+        if len(args) > 1 and args[1] is not None:
+            return _clear_ints(args[1], "axes")
+        return tuple(attr["axes"]) if "axes" in attr else None
+
+    match op:
+        case "Reshape":
+            return [reshape_to(layer, _target_shape(shape, _clear_ints(args[1], "shape")))]
+        case "Flatten":
+            axis = attr.get("axis", 1)
+            rows = int(np.prod(shape[:axis], dtype=np.int64))
+            return [reshape_to(layer, _target_shape(shape, (rows, -1)))]
+        case "Squeeze":
+            return [reshape_to(layer, _squeezed_shape(shape, axes()))]
+        case "Unsqueeze":
+            return [reshape_to(layer, _unsqueezed_shape(shape, axes() or ()))]
+        case "Transpose":
+            return [transpose_by(layer, tuple(attr.get("perm", range(len(shape))[::-1])))]
+        case "Expand":
+            wanted = _clear_ints(args[1], "shape")
+            return [broadcast_by(layer, np.broadcast_shapes(shape, wanted))]
+        case "Gather":
+            indices = args[1]
+            assert isinstance(indices, Clear)
+            axis = attr.get("axis", 0) % len(shape)
+            return [gather_by(layer, shape, axis, np.asarray(indices.value))]
+        case "Slice":
+            starts, ends = (_clear_ints(a, "limits") for a in args[1:3])
+            given = _clear_ints(args[3], "axes") if len(args) > 3 and args[3] else None
+            on = given if given is not None else tuple(range(len(starts)))
+            steps = _clear_ints(args[4], "steps") if len(args) > 4 and args[4] else (1,) * len(on)
+            slices = {
+                a % len(shape): slice(s, e, p)
+                for a, s, e, p in zip(on, starts, ends, steps, strict=True)
+            }
+            return [slice_by(layer, shape, slices)]
+        case "Split":
+            axis = attr.get("axis", 0) % len(shape)
+            if len(args) > 1 and args[1] is not None:
+                sizes = _clear_ints(args[1], "split sizes")
+            else:
+                sizes = tuple(len(p) for p in np.array_split(np.arange(shape[axis]), outputs))
+            stops = np.cumsum(sizes)
+            return [
+                slice_by(layer, shape, {axis: slice(int(e - n), int(e))})
+                for e, n in zip(stops, sizes, strict=True)
+            ]
+    return None
+
+
+def concat(builder: Builder, layer: str, args: list[Symbol], axis: int) -> Symbol:
+    """Concatenation of affine and constant symbols."""
+    names, scales, offsets = [], [], []
+    for arg in args:
+        if not isinstance(arg, Affine | Clear):
+            raise LoweringError(
+                "Concat joins a tensor that has no quantizer; add a QuantIdentity before it"
+            )
+        if isinstance(arg, Affine):
+            name, scale, offset = arg.var, arg.scale, arg.offset
+        else:
+            # An unquantized constant travels as the integer 0 and an offset for the next table.
+            ints = arg.ints if arg.ints is not None else np.zeros(arg.shape, np.int64)
+            name = builder.emit(Constant, layer, (), value=np.asarray(ints, np.int64))
+            scale = arg.scale if arg.scale is not None else np.ones(arg.shape)
+            offset = arg.offset if arg.offset is not None else arg.value.astype(np.float64)
+        names.append(name)
+        scales.append(scale)
+        offsets.append(offset)
+    axis %= scales[0].ndim
+    return Affine(
+        builder.emit(Concat, layer, tuple(names), axis=axis),
+        np.concatenate(scales, axis),
+        np.concatenate(offsets, axis),
+    )
+
+
+def apply_move(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbol:
+    """`moved`, with numpy's complaint about a shape turned into a lowering error."""
+    try:
+        return moved(builder, layer, symbol, move)
+    except ValueError as error:
+        raise LoweringError(str(error)) from None

@@ -1,0 +1,31 @@
+"""QONNX file in, integer program out: ingest, then the passes every program wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from torusformer.fhe_compile.frontend.ingest import ingest
+from torusformer.fhe_compile.passes.hoist_slices import hoist_slices
+from torusformer.fhe_compile.program.nodes import Program
+from torusformer.fhe_compile.program.onnx_io import load_model
+
+
+def lower(
+    source: str | Path | onnx.ModelProto, metadata: Mapping[str, str] | None = None
+) -> Program:
+    """The integer program of a QONNX model (a file or a loaded model, batch size 1).
+
+    Args:
+        source: QONNX as Brevitas or QONNX tools write it.
+        metadata: strings to keep with the program (task, labels).
+
+    Raises:
+        ArtifactError: the file is missing, truncated, or not ONNX.
+        LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
+        BitWidthError: a table input over 16 bits.
+    """
+    model = source if isinstance(source, onnx.ModelProto) else load_model(source)
+    return hoist_slices(ingest(model, metadata))

@@ -1,0 +1,231 @@
+"""What a float tensor of a QONNX graph is known to be while the graph is lowered.
+
+* `Clear`: a constant, with its integers if it came out of a quantizer.
+* `Raw`: the graph input before its quantizer; the client holds it.
+* `Affine`: real = scale * integer + offset, the integer being a value of the program.
+* `Pending`: an element-wise expression over affine values that waits for its quantizer to
+  become one table.
+* `Index`: a whole number that the client holds, an index into something (a token).
+* `Chosen`: what depends on an index alone: a constant for each value it can take.
+
+Scales and offsets are float64 arrays of the tensor's full shape: per-tensor, per-channel and
+per-element then need no cases of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from torusformer import LoweringError
+from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Port
+from torusformer.fhe_compile.program.ranges import Interval, bound
+
+FloatArray = NDArray[np.float64]
+
+
+class Builder:
+    """The program under construction, with the proved range of every value so far."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Port] = []
+        self.nodes: list[Node] = []
+        self.ranges: dict[str, Interval] = {}
+
+    def emit(self, kind: type[Node], layer: str, inputs: tuple[str, ...], **fields: object) -> str:
+        """Append a node and return its value's name."""
+        node = kind(f"v{len(self.nodes)}", layer, inputs, **fields)
+        self.ranges[node.name] = bound(node, [self.ranges[i] for i in inputs])
+        self.nodes.append(node)
+        return node.name
+
+    def add_input(self, port: Port) -> str:
+        """Declare an input of the program."""
+        self.inputs.append(port)
+        self.ranges[port.name] = Interval.of(port)
+        return port.name
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """A change of layout that commutes with element-wise work: reshape, slice, broadcast …"""
+
+    array: Callable[[np.ndarray], np.ndarray]
+    emit: Callable[[Builder, str], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Clear:
+    """A constant; `value` = `ints` * `scale` + `offset` where it was quantized."""
+
+    value: np.ndarray
+    ints: IntArray | None = None
+    scale: FloatArray | None = None
+    offset: FloatArray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the constant."""
+        return self.value.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """The graph input times `scale` plus `offset`, moved by `moves`, not yet quantized."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    scale: float = 1.0
+    offset: float = 0.0
+    moves: tuple[Movement, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape after the moves."""
+        array = np.empty(self.input_shape, np.int8)
+        for move in self.moves:
+            array = move.array(array)
+        return array.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """real = scale * integer + offset, the integer being the program's value `var`."""
+
+    var: str
+    scale: FloatArray
+    offset: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.scale.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """One element-wise ONNX operation on symbols; its table is made when a quantizer reads it.
+
+    `entries` is the clear vector that a Gather looks its operand up in.
+    """
+
+    proto: onnx.NodeProto
+    args: tuple[Symbol | None, ...]
+    shape: tuple[int, ...]
+    entries: np.ndarray | None = None
+
+    def leaves(self) -> list[Affine | Clear]:
+        """Every affine and constant operand below this expression, repeats included."""
+        found: list[Affine | Clear] = []
+        for arg in self.args:
+            if isinstance(arg, Pending):
+                found.extend(arg.leaves())
+            elif isinstance(arg, Affine | Clear):
+                found.append(arg)
+        return found
+
+    def roots(self) -> list[str]:
+        """The program values the expression reads, each once."""
+        return list(dict.fromkeys(a.var for a in self.leaves() if isinstance(a, Affine)))
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The graph input `name`, one whole number, in a tensor of `shape` that has one element."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """`entries[i]` where the index `name` is i; all have one shape, and one scale if quantized."""
+
+    name: str
+    entries: tuple[Clear, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.entries[0].shape
+
+
+Symbol = Clear | Raw | Affine | Pending | Index | Chosen
+
+
+def affine(var: str, shape: tuple[int, ...], scale: object, offset: object = 0.0) -> Affine:
+    """An affine value with scale and offset spread over its shape."""
+    return Affine(
+        var,
+        np.broadcast_to(np.asarray(scale, np.float64), shape),
+        np.broadcast_to(np.asarray(offset, np.float64), shape),
+    )
+
+
+def broadcast_var(builder: Builder, layer: str, var: str, shape: tuple[int, ...]) -> str:
+    """`var` repeated to `shape`, without a node where it has that shape already."""
+    if builder.ranges[var].shape == shape:
+        return var
+    return builder.emit(Broadcast, layer, (var,), shape=shape)
+
+
+def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbol:
+    """The symbol after a change of layout."""
+    done: dict[str, str] = {}
+
+    def visit(part: Symbol | None, shape: tuple[int, ...]) -> Symbol | None:
+        if isinstance(part, Clear):
+            return Clear(
+                *(
+                    None if a is None else move.array(np.broadcast_to(a, shape))
+                    for a in (part.value, part.ints, part.scale, part.offset)
+                )  # type: ignore[arg-type]
+            )
+        if isinstance(part, Affine):
+            if part.var not in done:
+                done[part.var] = move.emit(builder, broadcast_var(builder, layer, part.var, shape))
+            return Affine(
+                done[part.var],
+                move.array(np.broadcast_to(part.scale, shape)),
+                move.array(np.broadcast_to(part.offset, shape)),
+            )
+        if isinstance(part, Pending):
+            args = tuple(visit(a, shape) for a in part.args)
+            new_shape = move.array(np.empty(shape, np.int8)).shape
+            return Pending(part.proto, args, new_shape, part.entries)
+        if isinstance(part, Index):
+            return Index(part.name, move.array(np.empty(shape, np.int8)).shape)
+        if isinstance(part, Raw):
+            return Raw(part.name, part.input_shape, part.scale, part.offset, (*part.moves, move))
+        return None
+
+    result = visit(symbol, symbol.shape)
+    if result is None:
+        raise LoweringError(f"{layer}: nothing to move")
+    return result
+
+
+def uniform(array: FloatArray, axes: tuple[int, ...]) -> bool:
+    """Whether the array is constant along each of `axes` (float32 rounding aside)."""
+    if array.size == 0:
+        return True
+    return all(
+        np.allclose(array, np.take(array, [0], axis=axis), rtol=1e-6, atol=0.0) for axis in axes
+    )
+
+
+def squeezed(array: FloatArray) -> FloatArray:
+    """The smallest array that broadcasts to `array`: constant axes become 1, or a scalar."""
+    for axis in range(array.ndim):
+        if uniform(array, (axis,)):
+            array = np.take(array, [0], axis=axis)
+    return array.reshape(()) if array.size == 1 else array
+
+
+def compact(array: IntArray) -> IntArray:
+    """`squeezed` for integers."""
+    return squeezed(array.astype(np.float64)).astype(np.int64)

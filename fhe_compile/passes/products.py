@@ -1,0 +1,135 @@
+"""Products of two encrypted values in, tables and additions out.
+
+TFHE multiplies by looking things up. The price list picks one of these ways for each product:
+
+*pair sums*: with T(n) = n (n + e) / 2, e any odd number,
+    x y = T(x + y) - T(x) - T(y),
+so one table a product; T(x) and T(y) are looked up at their own, smaller, shapes, and all three
+are summed over the contracted axis before they are subtracted. The e nearest to minus the sum of
+the extremes of x + y centres the parabola, which keeps the sums narrow.
+
+*pair sums, n a table*: of a matrix product, n neighbouring terms of narrow operands share a table
+of the number whose digits are their pair sums; it gives the sum of their T.
+
+*difference of squares*: two tables a product, as Concrete's own operator does it,
+    x y = floor((x + y)² / 4) - floor((x - y)² / 4),
+which is cheaper where neither operand repeats, as in a gate: T(x) and T(y) are as many then.
+
+*packed*: one table of the pair x' + m y', where x' and y' are x and y from zero and m the number
+of values of x'. Wider by what x and y do not share, but it needs no T(x), T(y), and if only tables
+read the product, they are looked up at once.
+
+Worked example: x, y in [0, 3], e = -5: T = [0, -2, -3, -3, -2, 0, 3] and 2 * 3 = T(5) - T(2) - T(3)
+= 0 + 3 + 3. With x, y in [-1, 1] two terms fit into 25 numbers, one table of five bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torusformer.fhe_compile.passes.multiply import Product
+from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.program.nodes import MatMul, Mul, Node, Program, Table
+from torusformer.fhe_compile.program.ranges import Interval, analyze
+
+PACKED_TABLE_BITS = 6  # wider packed tables cost more than any product seen
+
+
+@dataclass(frozen=True)
+class ProductChoice:
+    """How one product is computed: milliseconds by strategy, and the cheapest of them.
+
+    `terms` of a sum share a table.
+    """
+
+    node: str
+    layer: str
+    strategy: str
+    price_ms: Mapping[str, float]
+    terms: int = 1
+
+
+def expand_products(
+    program: Program, prices: PriceList, known: Mapping[str, Interval] | None = None
+) -> tuple[Program, dict[str, Interval], list[ProductChoice]]:
+    """The program without `Mul` and `MatMul`, ranges, and what was chosen.
+
+    The ranges are those of the products, added to `known` ones, proved before other expansions.
+    """
+    known = dict(known or {})
+    ranges, readers = analyze(program, known), program.consumers()
+    outputs = {port.name for port in program.outputs}
+    choices: list[ProductChoice] = []
+    nodes: list[Node] = []
+    done: set[str] = set()
+    for node in program.nodes:
+        if node.name in done:
+            continue
+        if not isinstance(node, Mul | MatMul):
+            nodes.append(node)
+            continue
+        tables = [r for r in readers.get(node.name, []) if isinstance(r, Table)]
+        fuse = tables and node.name not in outputs and len(tables) == len(readers[node.name])
+        product = Product(node, ranges)
+        fused = tables if fuse and isinstance(node, Mul) else []
+        choice = choose(product, prices, fused)
+        choices.append(choice)
+        if choice.strategy == "packed, reader fused":
+            nodes.extend(product.packed_readers(fused))
+            done.update(table.name for table in fused)
+            known.update((table.name, ranges[table.name]) for table in fused)
+            continue
+        nodes.extend(_expanded(product, choice))
+        known[node.name] = ranges[node.name]
+    return program.replace(nodes=tuple(nodes)), known, choices
+
+
+def choose(product: Product, prices: PriceList, fused: list[Table]) -> ProductChoice:
+    """Price = sum of tables times milliseconds at their width, readers included."""
+    x, y, node = product.x, product.y, product.node
+    span_bits = product.ranges[node.name].span_bits
+    reader = len(fused) * math.prod(product.shape) * prices.table(span_bits)
+    options: dict[str, float] = {}
+    if product.is_square:
+        options["square"] = product.count * prices.table(x.bits) + reader
+    else:
+        separate = x.size * prices.table(x.bits) + y.size * prices.table(y.bits)
+        for name, terms in _groups(product).items():
+            pairs = product.count // terms * prices.table(product.pair_bits(terms))
+            options[name] = pairs + separate + reader
+        options["difference of squares"] = (
+            2 * product.count * prices.table(product.pair_bits(1)) + reader
+        )
+        if product.packed_bits <= PACKED_TABLE_BITS:
+            packed = product.count * prices.table(product.packed_bits)
+            options["packed"] = packed + reader
+            if fused:
+                options["packed, reader fused"] = packed * len(fused)
+    best = min(options, key=lambda name: options[name])
+    terms = _groups(product).get(best, 1)
+    return ProductChoice(node.name, node.layer, best, options, terms)
+
+
+def _groups(product: Product) -> dict[str, int]:
+    """Strategies of pair sums, and how many terms share a table in each."""
+    groups = {"pair sums": 1}
+    for terms in range(2, product.depth + 1):
+        if product.pair_bits(terms) > PACKED_TABLE_BITS:
+            break
+        if product.depth % terms == 0:
+            groups[f"pair sums, {terms} a table"] = terms
+    return groups
+
+
+def _expanded(product: Product, choice: ProductChoice) -> list[Node]:
+    """Nodes that end in the product under its own name."""
+    match choice.strategy:
+        case "square":
+            return product.square()
+        case "packed":
+            return product.packed()
+        case "difference of squares":
+            return product.difference_of_squares()
+    return product.pair_sums(choice.terms)

@@ -1,0 +1,1 @@
+"""The integer program: its nodes, proved ranges, interpreter, and file."""

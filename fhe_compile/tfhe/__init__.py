@@ -1,0 +1,1 @@
+"""Integer program in, tensor operations that TFHE has out, and what they will cost."""

@@ -1,0 +1,212 @@
+"""Encoded steps in, what Concrete's choice of parameters makes of them out.
+
+Steps that share a layout form a *component*: tables write into it, tables and roundings read from
+it. From the components follow how precise tables must be, which keys there are, and their bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
+from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding, Step, component_roots
+
+PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
+ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
+
+
+class Estimate:
+    """Parameters of every width of table in one circuit, and the bytes of its keys."""
+
+    def __init__(
+        self, encoding: Encoding, prices: PriceList, module: Estimate | None = None
+    ) -> None:
+        """`module`: of all functions joined, where this is one of several with the same keys."""
+        self.encoding, self.prices = encoding, prices
+        self.roots = component_roots(encoding.steps, encoding.links)
+        self.noise = squared_weights(encoding)
+        self.precision: dict[int, dict[str, float]]
+        self.precision = module.precision if module else self._precision()
+
+    def bits_read(self, step: Step) -> int:
+        """Bits that a lookup reads."""
+        return self.encoding.steps[step.args[0]].bits - step.lsbs
+
+    def table_ms(self, bits: int) -> float:
+        """Milliseconds of a table of `bits` bits in this circuit."""
+        return self.prices.table(bits, self._is_precise(bits))
+
+    def round_ms(self, step: Step) -> float:
+        """Milliseconds of a rounding in this circuit, an element."""
+        return self.prices.rounding(step.bits, step.lsbs, self._is_precise(ROUNDING))
+
+    def milliseconds(self, step: Step) -> float:
+        """Of all elements of a step: in their last turn some threads may idle."""
+        turns = -(-step.size // self.prices.threads) * self.prices.threads
+        if step.op == LOOKUP:
+            return turns * self.table_ms(self.bits_read(step))
+        return turns * self.round_ms(step) if step.op == TRUNCATE else 0.0
+
+    def total_ms(self) -> float:
+        """Of a run."""
+        return sum(self.milliseconds(step) for step in self.encoding.steps)
+
+    def _precision(self) -> dict[int, dict[str, float]]:
+        """For every width of table, the highest precision at which its results are read, by reader.
+
+        Roundings write into what they read: theirs is the precision of what follows them.
+        """
+        steps, widths = self.encoding.steps, self.encoding.widths
+        reads = [
+            (self.roots[port.step], "rounding", port.step, 0) for port in self.encoding.outputs
+        ]
+        for i, step in enumerate(steps):
+            if step.op == LOOKUP:
+                reads.append((self.roots[step.args[0]], "table", step.args[0], step.lsbs))
+            elif step.op == TRUNCATE:
+                reads.append((self.roots[i], "rounding", step.args[0], 0))
+        of_component: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for root, reader, i, lsbs in reads:
+            needed = widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2
+            of_component[root][reader] = max(of_component[root][reader], needed)
+        of_width: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for i, step in enumerate(steps):
+            if step.op == LOOKUP:
+                known = of_width[self.bits_read(step)]
+                for reader, needed in of_component[self.roots[i]].items():
+                    known[reader] = max(known[reader], needed)
+            elif step.op == TRUNCATE:
+                known, needed = of_width[ROUNDING], widths[i] + math.log2(self.noise[i]) / 2
+                known["rounding"] = max(known["rounding"], needed)
+        return {width: dict(known) for width, known in of_width.items()}
+
+    def _is_precise(self, partition: int) -> bool:
+        precision = self.precision.get(partition, {})
+        if partition == ROUNDING:
+            return precision.get("rounding", 0.0) > self.prices.round_precise_from
+        return self.prices.is_precise(partition, precision)
+
+    def _sizes(self, partition: int) -> KeySizes:
+        precise = self._is_precise(partition)
+        if partition == ROUNDING:
+            return self.prices.rounding_key_sizes(precise)
+        return self.prices.key_sizes(partition, precise)
+
+    def key_bytes(self) -> int:
+        """Evaluation keys as they are sent: seeds stand for all that is random.
+
+        One bootstrap key for each width of table and one for roundings; a keyswitch key for each
+        pair of (layout of a component, width that reads it) and for each pair of (width that
+        writes, layout that it must become), big * levels * 8 bytes.
+        """
+        switches, conversions = self._keyswitches()
+        sent = sum(self._sizes(s).big * self._sizes(t).keyswitch * 8 for s, t in switches)
+        sent += sum(self._sizes(source).big * 8 for source, _ in conversions)
+        return sent + sum(self.key_bytes_by_bit_width().values())
+
+    def key_bytes_by_bit_width(self) -> dict[int, int]:
+        """The bootstrap keys among them, by width of table; that of roundings at 0."""
+        return {p: self._sizes(p).sent_bytes for p in sorted(self._partitions())}
+
+    def expanded_key_bytes(self) -> int:
+        """The same keys as the server uses them, masks included."""
+        switches, conversions = self._keyswitches()
+        total = self._bootstrap_bytes()
+        for source, target in switches:
+            to = self._sizes(target)
+            total += self._sizes(source).big * to.keyswitch * (to.small + 1) * 8
+        for source, target in conversions:
+            total += self._sizes(source).big * (self._sizes(target).big + 1) * 8
+        return total
+
+    def _keyswitches(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+        writers, readers = self._ports_of_components()
+        switches, conversions = set(), set()
+        for root, partitions in readers.items():
+            written = writers.get(root) or partitions  # the client encrypts as it is read
+            layout = ROUNDING if ROUNDING in partitions else min(written)
+            if root not in writers:
+                written = {layout}
+            switches |= {(layout, partition) for partition in partitions}
+            conversions |= {(writer, layout) for writer in written if writer != layout}
+        return switches, conversions
+
+    def _partitions(self) -> set[int]:
+        _, readers = self._ports_of_components()
+        return {p for partitions in readers.values() for p in partitions}
+
+    def _bootstrap_bytes(self) -> int:
+        return sum(self._sizes(p).bootstrap_bytes for p in self._partitions())
+
+    def peak_memory_bytes(self, of_keys: Estimate | None = None) -> int:
+        """Process, keys, bootstrap keys once more in Fourier form, ciphertexts alive at once."""
+        of_keys = of_keys or self
+        keys = of_keys.expanded_key_bytes() + of_keys._bootstrap_bytes()
+        ciphertexts = max(self.ciphertext_bytes_by_layer().values(), default=0)
+        return PROCESS_BYTES + keys + ciphertexts
+
+    def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
+        writers: dict[int, set[int]] = defaultdict(set)
+        readers: dict[int, set[int]] = defaultdict(set)
+        for i, step in enumerate(self.encoding.steps):
+            if step.op == LOOKUP:
+                bits = self.bits_read(step)
+                writers[self.roots[i]].add(bits)
+                readers[self.roots[step.args[0]]].add(bits)
+            elif step.op == TRUNCATE:
+                readers[self.roots[i]].add(ROUNDING)
+        return writers, readers
+
+    def ciphertext_bytes_by_layer(self) -> dict[str, int]:
+        """At the worst step of each layer, size * (dimension + 1) * 8 over all still to be read."""
+        last = {port.step: len(self.encoding.steps) for port in self.encoding.outputs}
+        for i, step in enumerate(self.encoding.steps):
+            for arg in step.args:
+                last[arg] = max(i, last.get(arg, 0))
+        writers, _ = self._ports_of_components()
+        alive = 0
+        peak: dict[str, int] = {}
+        freed: dict[int, int] = defaultdict(int)
+        for i, step in enumerate(self.encoding.steps):
+            dimension = max((self._sizes(w).big for w in writers.get(self.roots[i], ())), default=0)
+            size = step.size * (max(dimension, 1024) + 1) * 8
+            alive += size
+            peak[step.layer] = max(peak.get(step.layer, 0), alive)
+            freed[last.get(i, i)] += size
+            alive -= freed.pop(i, 0)
+        return peak
+
+
+def squared_weights(encoding: Encoding) -> list[float]:
+    """Per step, the largest sum of squared weights from table results to one of its elements.
+
+    What comes in on a wire is a table's result.
+    """
+    steps = encoding.steps
+    wired = {port.step for port in encoding.inputs if port.wired}
+    noise: list[float] = []
+    for i, step in enumerate(steps):
+        args = [noise[a] for a in step.args]
+        match step.op:
+            case "input" | "zeros":
+                noise.append(1.0 if i in wired else 0.0)
+            case "lookup":
+                noise.append(1.0)
+            case "truncate":
+                noise.append(args[0] + step.lsbs)
+            case "add" | "subtract":
+                noise.append(sum(args))
+            case "matmul":
+                assert step.clear is not None
+                noise.append(args[0] * float((step.clear.astype(np.float64) ** 2).sum(0).max()))
+            case "multiply":
+                assert step.clear is not None
+                noise.append(args[0] * float(np.max(step.clear.astype(np.float64) ** 2)))
+            case "sum":
+                noise.append(args[0] * steps[step.args[0]].size / step.size)
+            case _:
+                noise.append(max(args))
+    return noise

@@ -1,0 +1,249 @@
+"""Program in, its cost out before anything is compiled: bootstraps, widths, seconds, bytes.
+
+Counted, each an exact formula over the steps that the circuit is traced from:
+
+- a table: one bootstrap an element (`size`), at the bits its input is read with;
+- an exact rounding of b bits to b - k: `k * size` one-bit bootstraps, at b, b - 1, ... bits;
+- everything else: none.
+
+Estimated, from the price list of one machine (see `cost`):
+
+- `predicted_seconds`: sum of bootstraps times milliseconds with their parameters; a table of n
+  elements on t threads takes as long as one of the next multiple of t;
+- `key_bytes`: evaluation keys, as they are sent;
+- `peak_memory_bytes`: of the process that runs the circuit: itself, the keys twice (once in Fourier
+  form), and the largest sum of ciphertexts alive at one step.
+
+Not counted: encryption and decryption, key generation, compilation, additions and multiplications
+by clear numbers and keyswitches between parameter sets (together under 3 % of the seconds of any
+program seen), and, where client and server share a process, the client's own copy of the keys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torusformer import BitWidthError
+from torusformer.fhe_compile.passes.products import ProductChoice
+from torusformer.fhe_compile.prices.cost import PriceList, load_prices
+from torusformer.fhe_compile.prices.failure import EXACT, failure_probability, show_p_error
+from torusformer.fhe_compile.program.nodes import Program
+from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.estimate import Estimate
+from torusformer.fhe_compile.tfhe.expand import Expanded, expand
+from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding
+
+MAXIMUM_BITS = 16
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """The bootstraps of one step; `bits` is the width it reads, `lsbs` what a rounding drops."""
+
+    tag: str
+    layer: str
+    op: str
+    bits: int
+    lsbs: int
+    pbs: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost. `rows` in the order of execution.
+
+    `ciphertext_bytes_by_layer`: the most ciphertext alive at any step of the layer.
+    `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
+    roundings are width 0. `prices`: whose milliseconds these are.
+    """
+
+    rows: tuple[PlanRow, ...]
+    choices: tuple[ProductChoice, ...]
+    max_bit_width: int
+    key_bytes: int
+    peak_memory_bytes: int
+    p_error: float = EXACT
+    ciphertext_bytes_by_layer: Mapping[str, int] = field(default_factory=dict)
+    key_bytes_by_bit_width: Mapping[int, int] = field(default_factory=dict)
+    prices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pbs_total(self) -> int:
+        """Programmable bootstraps of one run."""
+        return sum(row.pbs for row in self.rows)
+
+    @property
+    def pbs_by_layer(self) -> dict[str, int]:
+        """Bootstraps by the layer of the model they come from."""
+        count: Counter[str] = Counter()
+        for row in self.rows:
+            count[row.layer] += row.pbs
+        return dict(count)
+
+    @property
+    def pbs_by_tag(self) -> dict[str, int]:
+        """Bootstraps by tag and by every prefix of it, as Concrete reports them."""
+        count: Counter[str] = Counter()
+        for row in self.rows:
+            parts = row.tag.split(".")
+            for end in range(1, len(parts) + 1):
+                count[".".join(parts[:end])] += row.pbs
+        return dict(count)
+
+    @property
+    def pbs_by_bit_width(self) -> dict[int, int]:
+        """Bootstraps by the bits that the table reads; those of a rounding read one bit."""
+        count: Counter[int] = Counter()
+        for row in self.rows:
+            count[1 if row.op == "round" else row.bits] += row.pbs
+        return dict(sorted(count.items()))
+
+    @property
+    def predicted_seconds(self) -> float:
+        """Seconds of one run on the machine of the price list."""
+        return sum(row.ms for row in self.rows) / 1000
+
+    @property
+    def seconds_by_layer(self) -> dict[str, float]:
+        """Predicted seconds by the layer of the model they are spent in."""
+        seconds: dict[str, float] = {}
+        for row in self.rows:
+            seconds[row.layer] = seconds.get(row.layer, 0.0) + row.ms / 1000
+        return seconds
+
+    @property
+    def failure_probability(self) -> float:
+        """The chance that any bootstrap of one run is wrong."""
+        return failure_probability(self.pbs_total, self.p_error)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain numbers and strings, as in `report.json`."""
+        return {
+            "pbs_total": self.pbs_total,
+            "pbs_by_layer": self.pbs_by_layer,
+            "pbs_by_bit_width": {str(bits): n for bits, n in self.pbs_by_bit_width.items()},
+            "max_bit_width": self.max_bit_width,
+            "predicted_seconds": round(self.predicted_seconds, 3),
+            "seconds_by_layer": {k: round(s, 4) for k, s in self.seconds_by_layer.items()},
+            "p_error": self.p_error,
+            "failure_probability": self.failure_probability,
+            "key_bytes": self.key_bytes,
+            "key_bytes_by_bit_width": {str(b): n for b, n in self.key_bytes_by_bit_width.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
+            "prices": dict(self.prices),
+            "products": {c.node: c.strategy for c in self.choices},
+        }
+
+    def table(self) -> str:
+        """A line for each layer, for people."""
+        by_layer: dict[str, list[PlanRow]] = {}
+        for row in self.rows:
+            by_layer.setdefault(row.layer, []).append(row)
+        lines = [("layer", "PBS", "bits", "seconds")]
+        for layer, rows in [*by_layer.items(), ("total", list(self.rows))]:
+            widths = sorted({row.bits for row in rows}) or [0]
+            bits = f"{widths[0]}-{widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
+            pbs, seconds = sum(r.pbs for r in rows), sum(r.ms for r in rows) / 1000
+            lines.append((layer, f"{pbs:,}", bits, f"{seconds:.1f}"))
+        first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+        text = [
+            "  ".join(
+                [
+                    f"{line[0]:<{first}}",
+                    *(f"{c:>{n}}" for c, n in zip(line[1:], others, strict=True)),
+                ]
+            )
+            for line in lines
+        ]
+        keys, memory = self.key_bytes / 2**20, self.peak_memory_bytes / 2**20
+        text.append(f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB")
+        text.append(
+            f"p_error {show_p_error(self.p_error)} a bootstrap, "
+            f"failure of a run {self.failure_probability:.1e}"
+        )
+        if whose := describe_prices(self.prices):
+            text.append(whose)
+        return "\n".join(text)
+
+
+def describe_prices(prices: Mapping[str, Any]) -> str:
+    """Whose milliseconds a plan counts in, for people; empty if they name no machine."""
+    if "processor" not in prices:
+        return ""
+    text = f"seconds of {prices['processor']}, {prices['threads']} threads, {prices['date']}"
+    if prices["elsewhere"]:
+        text += (
+            f" ({prices['origin']} list): not this machine, measure it with torusformer calibrate"
+        )
+    return text
+
+
+def plan(program: Program, prices: PriceList | None = None, p_error: float | None = None) -> Plan:
+    """Count a program before it is compiled; raises `BitWidthError` where it cannot be.
+
+    `p_error` is that of the prices, or else 2**-64.
+    """
+    if p_error is None:
+        p_error = prices.p_error if prices else EXACT
+    prices = prices or load_prices(p_error=p_error)
+    expanded = expand(program, prices)
+    return plan_encoded(expanded, encode(expanded.program, expanded.known), prices, p_error)
+
+
+def plan_encoded(
+    expanded: Expanded,
+    encoding: Encoding,
+    prices: PriceList,
+    p_error: float = EXACT,
+    module: Estimate | None = None,
+) -> Plan:
+    """`plan` of a program that is expanded and encoded already.
+
+    `module` is the estimate of all functions together where this is one of several: parameters
+    and keys are those that all of them share.
+    """
+    _check_widths(encoding)
+    estimate = Estimate(encoding, prices, module)
+    keys = module or estimate
+    rows = []
+    for step in encoding.steps:
+        if step.op == LOOKUP:
+            bits = estimate.bits_read(step)
+            ms = estimate.milliseconds(step)
+            rows.append(PlanRow(step.tag, step.layer, "table", bits, 0, step.size, ms))
+        elif step.op == TRUNCATE:
+            ms = estimate.milliseconds(step)
+            pbs = step.size * step.lsbs
+            rows.append(PlanRow(step.tag, step.layer, "round", step.bits, step.lsbs, pbs, ms))
+    return Plan(
+        rows=tuple(rows),
+        choices=expanded.choices,
+        max_bit_width=max((row.bits for row in rows), default=0),
+        key_bytes=keys.key_bytes(),
+        peak_memory_bytes=estimate.peak_memory_bytes(keys),
+        p_error=p_error,
+        ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
+        key_bytes_by_bit_width=keys.key_bytes_by_bit_width(),
+        prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
+    )
+
+
+def _check_widths(encoding: Encoding) -> None:
+    """Concrete has no table, and so no rounding, of more than 16 bits."""
+    reads = [
+        (arg, step) for step in encoding.steps if step.op in (LOOKUP, TRUNCATE) for arg in step.args
+    ]
+    for arg, step in reads:
+        bits = encoding.steps[arg].bits
+        if bits > MAXIMUM_BITS:
+            value = step.tag.removeprefix(f"{step.layer}.")
+            raise BitWidthError(
+                f"{step.layer}: what {value} reads needs {bits} bits, the limit is {MAXIMUM_BITS}; "
+                f"lower act_bit_width or weight_bit_width, or train with a smaller "
+                f"accumulator_bit_width"
+            )
