@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from setuptools import find_packages
+
 from torusformer.versions import RECORDED, installed_versions
 
 ROOT = Path(__file__).parent.parent
@@ -39,14 +41,17 @@ def test_what_runs_is_what_is_locked() -> None:
     assert {name: pins[name] for name in installed} == installed
 
 
-def test_every_package_is_listed() -> None:
+def test_every_package_is_installed_under_one_name() -> None:
+    """A folder at the top without its link would be missing for users."""
     on_disk = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in ROOT.glob("**/__init__.py")
-        if path.relative_to(ROOT).parts[0][0] != "." and "build" not in path.parts
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for top in ROOT.iterdir()
+        if top.is_dir() and top.name not in ("benchmarks", "build") and top.name[0] != "."
+        for path in top.rglob("__init__.py")
     }
-    on_disk = {name for name in on_disk if name.split(".")[0] != "benchmarks"}  # not installed
-    assert on_disk == set(PROJECT["tool"]["setuptools"]["packages"])
+    expected = {f"torusformer.{name}" for name in on_disk - {"torusformer"}} | {"torusformer"}
+    include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert set(find_packages(str(ROOT), include=include)) == expected
 
 
 def test_ci_runs_what_the_makefile_tests() -> None:
