@@ -78,7 +78,7 @@ def rotations(config: DecoderConfig) -> Tensor:
 
     >>> config = DecoderConfig(vocabulary=2, context=2, dim=2, heads=1, positions="rotary")
     >>> rotations(config)[0].tolist()  # nothing turns at the first position
-    [[1.0, 0.0], [0.0, 1.0]]
+    [[1.0, 0.0], [-0.0, 1.0]]
     """
     d = config.score_dim
     rates = config.rotary_base ** -(torch.arange(0, d, 2) / d)

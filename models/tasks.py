@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,22 +85,23 @@ def _read_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
 
 
 def _read_csv(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    lines = [s.strip() for s in path.read_text(encoding="utf-8").splitlines() if s.strip()]
-    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets mark the byte order
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    (_, header), *rows = [line for line in lines if line[1] not in ([], [""])] or [(0, [])]
     if "label" not in header:
         raise InputError(f"{path} has no column 'label'; name the class column that in its header")
     column = header.index("label")
-    cells = [line.split(",") for line in lines[1:]]
-    for number, row in enumerate(cells, start=2):
+    for number, row in rows:
         if len(row) != len(header):
             raise InputError(
                 f"{path}, row {number}: {len(row)} cells under {len(header)} headings; mend the row"
             )
     try:
-        x = [[float(v) for i, v in enumerate(row) if i != column] for row in cells]
+        x = [[float(v) for i, v in enumerate(row) if i != column] for _, row in rows]
     except ValueError as error:
         raise InputError(f"{path}: {error}; every column but 'label' must hold numbers") from None
-    return np.asarray(x, dtype=np.float32), np.asarray([row[column].strip() for row in cells])
+    return np.asarray(x, dtype=np.float32), np.asarray([row[column] for _, row in rows])
 
 
 def _read(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:

@@ -3,7 +3,7 @@
 >>> writer = Writer("runs/words/deployment")                    # doctest: +SKIP
 >>> keys = server.load_keys(writer.evaluation_keys())           # doctest: +SKIP
 >>> noises = [writer.noise(temperature=1) for _ in range(8)]    # doctest: +SKIP
->>> request = writer.prompt([0, 13, 1], noises)  # the mark, m, a; doctest: +SKIP
+>>> request = writer.prompt([0, 13, 1], noises)                 # doctest: +SKIP
 >>> for answer in server.write(request, keys):                  # doctest: +SKIP
 ...     print(writer.interface.labels[writer.read(answer).token])
 """

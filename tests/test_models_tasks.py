@@ -58,6 +58,17 @@ def test_csv_with_words_as_labels(tmp_path: Path) -> None:
     assert np.array_equal(task.x_test[:, 1], 2 * task.x_test[:, 0])
 
 
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    """A byte-order mark, quoted headings and cells, commas and line breaks within them."""
+    path = tmp_path / "mine.csv"
+    names = ['"cat, ""big"""', '"dog\nsmall"']
+    rows = [f'"{i}", {names[i % 2]},{2 * i}' for i in range(12)]
+    path.write_bytes("\r\n".join(['"a","label", "b"', *rows, ""]).encode("utf-8-sig"))
+    task = load_task("digits", path, input_shape=(2, 1))
+    assert task.labels == ('cat, "big"', "dog\nsmall")
+    assert np.array_equal(task.x_test[:, 1], 2 * task.x_test[:, 0])
+
+
 def _npz(**arrays: object) -> dict[str, np.ndarray]:
     good = {"x": np.ones((20, 64)), "y": np.arange(20) % 2}
     return {k: np.asarray(v) for k, v in {**good, **arrays}.items()}
@@ -88,6 +99,7 @@ def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], word: str) -> No
         ("a.csv", "", "label"),
         ("a.csv", "a,label\n1,2\n3", "row 3"),
         ("a.csv", "a,label\nx,2", "numbers"),
+        ("a.csv", 'a,label\n1,"2', "cannot be read"),
         ("a.npz", "not a zip", "cannot be read"),
         ("a.txt", "1 2 3", ".txt"),
     ],

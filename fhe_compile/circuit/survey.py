@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -106,22 +107,10 @@ def threshold(bits: int, reader: str, cheap: KeySizes, p_error: float) -> float:
         program = reading_program(bits, results, width, reader)
         return chosen(program, "table", p_error).level > cheap.level
 
-    first = _bisect(len(programs), is_precise)
+    first = bisect_left(range(len(programs)), True, key=is_precise)
     if first == len(programs):
         return NO_THRESHOLD if reader == "rounding" else round(programs[-1][0] + 0.25, 2)
     return round(programs[first][0] - 0.25, 2)
-
-
-def _bisect(count: int, is_high: Callable[[int], bool]) -> int:
-    """Index of the first of `count` for which `is_high`, which stays so from there on."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if is_high(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def survey(p_error: float, table_bits: Sequence[int] = TABLE_BITS) -> Parameters:
@@ -140,9 +129,10 @@ def survey(p_error: float, table_bits: Sequence[int] = TABLE_BITS) -> Parameters
         return chosen(round_program(bits, 4), "round", p_error)
 
     least, most = rounding(ROUND_BITS[0]), rounding(ROUND_BITS[-1])
-    first = ROUND_BITS[
-        _bisect(len(ROUND_BITS) - 1, lambda i: rounding(ROUND_BITS[i]).level > least.level)
-    ]
+    precise_from = bisect_left(
+        ROUND_BITS[:-1], True, key=lambda bits: rounding(bits).level > least.level
+    )
+    first = ROUND_BITS[precise_from]
     return Parameters(
         p_error=p_error,
         cheap=cheap,
