@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torusformer.fhe_compile.circuit.module import Functions, plan_module
+from torusformer.fhe_compile.circuit.functions import Functions, plan_module
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
 from torusformer.fhe_compile.decoding.names import FEEDBACK, absorb_name, step_name
 from torusformer.fhe_compile.prices.cost import PriceList

@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torusformer.fhe_compile import compile_program, interpret, lower, plan, save_program
+from torusformer.fhe_compile import (
+    compile_program,
+    interpret,
+    lower,
+    plan,
+    save_deployment,
+    save_program,
+)
 from torusformer.models import Transformer, TransformerConfig, load_task
 from torusformer.quantize import QuantConfig, TrainConfig, calibrate, export_qonnx, to_qat, train
 from torusformer.serving import Client, Server
@@ -37,7 +44,7 @@ def main(folder: Path, preset: str = "digits-small") -> None:
     program = lower(folder / "model.qonnx.onnx")
     save_program(program, folder / "program.onnx")
     print(plan(program).table())
-    compile_program(program).save(folder / "deployment")
+    save_deployment(compile_program(program), folder / "deployment")
 
     client, server = Client(folder / "deployment"), Server(folder / "deployment")
     q_x = client.quantize(task.x_test[:1])

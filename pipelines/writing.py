@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from torusformer import InputError
-from torusformer.fhe_compile.circuit.module import Module, compile_module
+from torusformer.fhe_compile.circuit.circuit import Module, compile_module
 from torusformer.fhe_compile.decoding.closing import comparable, draw_noise, logits_of
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
 from torusformer.fhe_compile.decoding.names import (

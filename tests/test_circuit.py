@@ -173,6 +173,6 @@ def test_what_concrete_refuses_is_explained(monkeypatch, reason: str, words: str
     def refuse(*_: object) -> None:
         raise RuntimeError(reason)
 
-    monkeypatch.setattr("concrete.fhe.Compiler.compile", refuse)
+    monkeypatch.setattr("torusformer.fhe_compile.circuit.backend.ModuleCompiler.compile", refuse)
     with pytest.raises(CompileError, match=words):
         compile_program(every_node())

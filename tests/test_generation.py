@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.decoders import program
 from torusformer import ArtifactError, InputError
-from torusformer.fhe_compile.circuit.module import plan_module
+from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.decoding.closing import draw_noise
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
 from torusformer.fhe_compile.decoding.names import FEEDBACK

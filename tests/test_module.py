@@ -6,7 +6,8 @@ import pytest
 from tests.programs import Builder
 from torusformer import InputError
 from torusformer.fhe_compile import interpret
-from torusformer.fhe_compile.circuit.module import compile_module, plan_module
+from torusformer.fhe_compile.circuit.circuit import compile_module
+from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.program.nodes import (
     Add,
     ArgMax,
@@ -105,20 +106,21 @@ def test_each_function_alone_is_exact(module, mode):
 def test_functions_chained_on_ciphertexts_are_exact(module):
     """No client in between: the second token is the first one's answer."""
     start = interpret(PROGRAMS["first"], token(2))
-    one = module.run_encrypted("first", module.encrypt("first", token(2)))
-    two = module.run_encrypted("then", {"token": one["next"], "memory0": one["memory0"]})
-    three = module.run_encrypted("then", {"token": two["next"], "memory0": one["memory0"]})
+    first, then = module.function("first"), module.function("then")
+    one = first.run_encrypted(first.encrypt(token(2)))
+    two = then.run_encrypted({"token": one["next"], "memory0": one["memory0"]})
+    three = then.run_encrypted({"token": two["next"], "memory0": one["memory0"]})
     expected = interpret(PROGRAMS["then"], {"token": start["next"], "memory0": start["memory0"]})
     last = interpret(PROGRAMS["then"], {"token": expected["next"], "memory0": start["memory0"]})
     for found, right in ((two, expected), (three, last)):
-        decrypted = module.decrypt("then", found)
+        decrypted = then.decrypt(found)
         assert all(np.array_equal(decrypted[name], right[name]) for name in decrypted)
 
 
 def test_planned_bootstraps_are_concretes(module):
     for name, function in module.functions.items():
-        inner = getattr(module.inner, name)
-        assert inner.programmable_bootstrap_count == function.plan.pbs_total
+        counted = function.statistics["programmable_bootstrap_count"]
+        assert counted == function.plan.pbs_total, name
     planned = next(iter(module.functions.values())).plan.key_bytes
     assert module.key_bytes == pytest.approx(planned, rel=0.3)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.programs import Builder
 from torusformer import ArtifactError, InputError
-from torusformer.fhe_compile.circuit.circuit import compile_program
+from torusformer.fhe_compile import compile_program, save_deployment
 from torusformer.fhe_compile.program.nodes import Linear, Port
 from torusformer.serving import Client, Server
 from torusformer.serving.messages import pack, unpack
@@ -34,7 +34,7 @@ def program():
 @pytest.fixture(scope="module")
 def deployment(program, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "deployment"
-    compile_program(program).save(folder)
+    save_deployment(compile_program(program), folder)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.programs import Builder
 from torusformer import ArtifactError, InputError
-from torusformer.fhe_compile import compile_program, interpret
+from torusformer.fhe_compile import compile_program, interpret, save_deployment
 from torusformer.fhe_compile.program.nodes import Linear, Port, Program
 from torusformer.pipelines.cli import main
 from torusformer.serving import Client, Server, WorkerError, Workers
@@ -31,7 +31,7 @@ def classifier() -> Program:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "deployment"
-    compile_program(classifier()).save(folder)
+    save_deployment(compile_program(classifier()), folder)
     return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torusformer import InputError
-from torusformer.fhe_compile import compile_program, interpret, lower
+from torusformer.fhe_compile import compile_program, interpret, lower, save_deployment
 from torusformer.fhe_compile.program.nodes import Port, Program
 from torusformer.fhe_compile.program.ports import dequantize_array
 from torusformer.models import Transformer, TransformerConfig
@@ -56,7 +56,7 @@ def test_program_computes_what_the_quantized_model_does(pooling: str, tmp_path: 
 
 def test_a_client_codes_and_encrypts_real_numbers(tmp_path: Path) -> None:
     _, program = trained("query", tmp_path)
-    compile_program(program).save(tmp_path / "deployment")
+    save_deployment(compile_program(program), tmp_path / "deployment")
     client, server = Client(tmp_path / "deployment"), Server(tmp_path / "deployment")
     x = np.array([[[0.1, 2.0, 3.9], [4.0, 0.0, 1.2]]])
     q_x = client.quantize(x)

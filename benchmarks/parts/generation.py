@@ -18,7 +18,7 @@ import torch
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
-from torusformer.fhe_compile.circuit.module import plan_module
+from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder
 from torusformer.fhe_compile.decoding.names import step_name
 from torusformer.fhe_compile.prices.cost import load_prices

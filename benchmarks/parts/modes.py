@@ -13,7 +13,7 @@ from benchmarks.encrypted import execute
 from benchmarks.parts.digits import FAST, model
 from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
-from torusformer.fhe_compile import compile_program, interpret
+from torusformer.fhe_compile import compile_program, interpret, save_deployment
 from torusformer.fhe_compile.prices.failure import EXACT, MODES, failure_probability
 from torusformer.pipelines.answers import Answers, Deployed, DeployedInParallel, Faulty
 from torusformer.pipelines.values import to_integers
@@ -90,7 +90,7 @@ def measure_parallel(bench: Bench) -> dict[str, Any]:
 
     folder = Path(tempfile.mkdtemp())
     try:
-        compile_program(trained.program, p_error=EXACT).save(folder / "deployment")
+        save_deployment(compile_program(trained.program, p_error=EXACT), folder / "deployment")
 
         def one() -> dict[str, Any]:
             deployed = Deployed(folder / "deployment")

@@ -9,8 +9,19 @@ with warnings.catch_warnings():  # it declares its namespace with pkg_resources
     warnings.simplefilter("ignore")
     from concrete import fhe
     from concrete.compiler import ClientProgram
+    from concrete.fhe.compilation.module_compiler import FunctionDef, ModuleCompiler
+    from concrete.fhe.compilation.wiring import Input, Output, Wire, Wired
 
-__all__ = ["decrypt_output", "fhe"]
+__all__ = [
+    "FunctionDef",
+    "Input",
+    "ModuleCompiler",
+    "Output",
+    "Wire",
+    "Wired",
+    "decrypt_output",
+    "fhe",
+]
 
 
 def decrypt_output(client: fhe.Client, function: str, position: int, value: fhe.Value) -> Any:

@@ -96,9 +96,9 @@ def measure(sample: Sample) -> tuple[KeySizes, list[float]]:
     circuit = compile_program(program, p_error=sample.p_error)
     x = np.random.default_rng(0).integers(0, 2**sample.bits, sample.elements)
     circuit.keygen()
-    request = circuit.inner.encrypt(*(port.encode(x) for port in circuit.encoding.inputs))
-    circuit.inner.run(request)  # expands the keys
-    runs = [_wall_ms(lambda: circuit.inner.run(request)) for _ in range(RUNS)]
+    request = circuit.encrypt({"x": x})
+    circuit.run_encrypted(request)  # expands the keys
+    runs = [_wall_ms(lambda: circuit.run_encrypted(request)) for _ in range(RUNS)]
     return key_sizes(circuit)["table"], [ms / sample.elements for ms in runs]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,13 +92,15 @@ class ProvedBitWidths(GraphProcessor):
     `restore` gives them back, so that the graph can still be evaluated in the clear.
     """
 
-    def __init__(self, encoding: Encoding) -> None:
-        self.encoding = encoding
+    def __init__(self, encodings: Mapping[str, Encoding]) -> None:
+        """By the name of their function, which is that of its graph."""
+        self.encodings = encodings
         self.reduced: list[tuple[GraphNode, Any]] = []
 
     def apply(self, graph: Graph) -> None:
         """Relabel in place, as Concrete's own processors do, and tag by layer and value."""
-        bits_of_input = {f"input{i}": port.bits for i, port in enumerate(self.encoding.inputs)}
+        encoding = self.encodings[graph.name]
+        bits_of_input = {f"input{i}": port.bits for i, port in enumerate(encoding.inputs)}
         graph.location = f"{graph.name}:0"  # no path of this machine in the artefact
         for node in graph.query_nodes(ordered=True):
             node.location = graph.location
@@ -106,7 +108,7 @@ class ProvedBitWidths(GraphProcessor):
                 bits = bits_of_input[node.properties["name"]]
             else:
                 index = int(node.tag.removeprefix("step"))
-                step, width = self.encoding.steps[index], self.encoding.widths[index]
+                step, width = encoding.steps[index], encoding.widths[index]
                 node.tag = step.tag
                 is_constant = node.operation == Operation.Constant
                 bits = width if is_constant else step.bits

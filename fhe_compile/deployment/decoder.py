@@ -24,7 +24,7 @@ from torusformer.fhe_compile.tfhe.steps import EncodedPort
 from torusformer.folders import output_folder
 
 if TYPE_CHECKING:
-    from torusformer.fhe_compile.circuit.module import Module
+    from torusformer.fhe_compile.circuit.circuit import Module
 
 ARTEFACT = "decoder deployment"
 FORMAT, FORMAT_VERSION = "torusformer-decoder-deployment", 1

@@ -53,7 +53,7 @@ class Interface:
     p_error: float
 
 
-def save_deployment(circuit: Circuit, folder: Path) -> None:
+def save_deployment(circuit: Circuit, folder: str | Path) -> None:
     """Write the four files; all of them or, on an error, nothing."""
     with output_folder(folder, "deployment") as new:
         interface = {

@@ -15,10 +15,10 @@ from torusformer.fhe_compile.program.ranges import Interval, analyze
 from torusformer.fhe_compile.tfhe.expand import Expanded
 
 
-def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool = False) -> Expanded:
+def refresh_wires(expanded: Expanded, wired: Collection[str], *, one_hot: bool = False) -> Expanded:
     """The same program whose outputs named in `wired` are tables, or tables in another shape.
 
-    With `choices`, a one-hot output gets a table of its own whatever made it: what is looked up for
+    With `one_hot`, a one-hot output gets a table of its own whatever made it: what is looked up for
     it has large weights, and only that table has to be precise then.
     """
     program = expanded.program
@@ -28,7 +28,7 @@ def refresh_wires(expanded: Expanded, wired: Collection[str], *, choices: bool =
         port.name
         for port in program.outputs
         if port.name in wired
-        and not (_is_fresh(port.name, made) and not (choices and port.one_hot))
+        and not (_is_fresh(port.name, made) and not (one_hot and port.one_hot))
     }
     if not stale:
         return expanded
