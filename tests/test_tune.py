@@ -1,24 +1,24 @@
 """The search: it goes on where it was ended, chooses without the test set, says what it found."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._base import BaseJournalSnapshot
 
 import torusformer.pipelines.tuning
+from tests.commands import printed, say
 from torusformer import ArtifactError
 from torusformer.models import load_task
-from torusformer.pipelines.cli import main
 from torusformer.pipelines.search_folder import JOURNAL, open_study, search_folder
 from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.tuning import validation_split
 
 FIELDS = "act_bit_width,residual_bit_width,mlp_dim"
+MIN = ("--min-accuracy", "0.1")
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def tune(data: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
+@pytest.fixture(scope="module")
+def tune(data: Path) -> Callable[..., tuple[int, Any, str]]:
     """Run the command; its exit code, its JSON and what it said."""
 
-    def run(out: Path, *more: str, trials: int = 3) -> tuple[int, Any, str]:
+    def run(out: Path, *more: str, trials: int) -> tuple[int, Any, str]:
         argv = ["tune", "--preset", "tiny", "--data", str(data), "--epochs", "1", "--json"]
         argv += ["--fields", FIELDS, "--trials", str(trials), "--out", str(out), *more]
-        capsys.readouterr()
-        code = main(argv)
-        said = capsys.readouterr()
-        return code, json.loads(said.out) if said.out else None, said.err
+        code, said, complaint = say(*argv)
+        return code, json.loads(said) if said else None, complaint
 
     return run
+
+
+@pytest.fixture(scope="module")
+def searched(tune: Callable[..., Any], data: Path) -> Path:
+    """A whole search of two candidates."""
+    folder = data.parent / "searched"
+    code, report, _ = tune(folder, *MIN, trials=2)
+    assert code == 0
+    assert report == json.loads((folder / "front.json").read_text())
+    return folder
 
 
 def endings(monkeypatch: pytest.MonkeyPatch, end_at: int) -> list[int]:
@@ -63,62 +71,55 @@ def endings(monkeypatch: pytest.MonkeyPatch, end_at: int) -> list[int]:
 
 @pytest.mark.slow
 def test_an_ended_search_goes_on_and_finds_the_same(
-    tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., Any], searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, whole, _ = tune(tmp_path / "whole")
-    assert code == 0
+    out, whole = tmp_path / "ended", json.loads((searched / "front.json").read_text())
     with monkeypatch.context() as patch:
         endings(patch, end_at=2)
-        code, nothing, said = tune(tmp_path / "ended")
+        code, nothing, said = tune(out, *MIN, trials=2)
     assert (code, nothing) == (130, None)
-    assert f"{tmp_path / 'ended'} keeps what is measured" in said
+    assert f"{out} keeps what is measured" in said
 
     # A process that is killed leaves worse: half a line, and Optuna's lock.
-    journal = tmp_path / "ended" / JOURNAL
+    journal = out / JOURNAL
     with journal.open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     journal.with_name(JOURNAL + ".lock").symlink_to(journal)
 
     with monkeypatch.context() as patch:
         calls = endings(patch, end_at=-1)
-        code, resumed, _ = tune(tmp_path / "ended")
+        code, resumed, _ = tune(out, *MIN, trials=2)
     assert code == 0
-    assert len(calls) == 2  # the first is not trained again
+    assert len(calls) == 1  # the first is not trained again
 
     def found(report: Any) -> list[Any]:
         return [[m[k] for k in ("accuracy", "seconds", "changes")] for m in report["measured"]]
 
     assert found(resumed) == found(whole)
-    assert len({m["changes"] for m in whole["measured"]}) == 3
+    assert len({m["changes"] for m in whole["measured"]}) == 2
 
     with monkeypatch.context() as patch:
-        assert tune(tmp_path / "ended", trials=2)[1] == resumed  # enough is measured
+        assert tune(out, *MIN, trials=1)[1] == resumed  # enough is measured
         endings(patch, end_at=1)
-        assert tune(tmp_path / "ended", trials=4)[0] == 130  # one more would be trained
+        assert tune(out, *MIN, trials=3)[0] == 130  # one more would be trained
 
 
-def test_what_a_search_leaves(
-    tune: Callable[..., Any], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "tune"
-    _, report, _ = tune(out, "--min-accuracy", "0.1", trials=2)
-    assert report == json.loads((out / "front.json").read_text())
-    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+def test_what_a_search_leaves(searched: Path, data: Path, tmp_path: Path) -> None:
+    report = json.loads((searched / "front.json").read_text())
+    assert (searched / "front.png").read_bytes().startswith(b"\x89PNG")
     rows = report["front"]
-    assert sorted(p.name for p in (out / "configs").iterdir()) == sorted(
+    assert sorted(p.name for p in (searched / "configs").iterdir()) == sorted(
         Path(row["config"]).name for row in rows
     )
     assert report["best"] == rows[0]["candidate"]  # the cheapest of those above 10 %
     costs = [(row["predicted_seconds"], row["validation_accuracy"]) for row in rows]
     assert costs == sorted(costs)
 
-    config = out / rows[0]["config"]
+    config = searched / rows[0]["config"]
     settings = Settings.load(config)
     assert (settings.training.qat_epochs, settings.model.tokens) == (1, 4)
     argv = ["train", "--config", str(config), "--data", str(data), "--out", str(tmp_path / "t")]
-    capsys.readouterr()
-    assert main([*argv, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["preset"] == settings.name
+    assert printed(*argv)["preset"] == settings.name
     trained = json.loads((tmp_path / "t" / "qat" / "config.json").read_text())
     assert settings.quant.to_dict() in trained.values()
 
@@ -127,30 +128,32 @@ def test_what_is_too_dear_is_not_trained(
     tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = endings(monkeypatch, end_at=1)
+    monkeypatch.setattr(torusformer.pipelines.tuning, "DRAWS", 8)
     code, report, _ = tune(
         tmp_path / "tune", "--max-seconds", "0.01", "--fields", "act_bit_width", trials=1
     )
     assert (code, calls) == (0, [])
     assert (report["front"], report["measured"], report["best"]) == ([], [], None)
     reasons = [skipped["why"] for skipped in report["skipped"]]
-    assert len(reasons) == torusformer.pipelines.tuning.DRAWS
+    assert len(reasons) == 8
     assert "s before training, 0.01 s is the most" in reasons[0]
     assert any("again" in reason for reason in reasons)
 
 
-def test_another_search_is_refused(tune: Callable[..., Any], tmp_path: Path) -> None:
-    out = tmp_path / "tune"
-    assert tune(out, trials=1)[0] == 0
+def test_another_search_is_refused(
+    tune: Callable[..., Any], searched: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(searched, tmp_path / "tune")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for more, word in (
         (("--max-seconds", "5"), "was searched with max_seconds None, now it is 5.0"),
         (("--seed", "1"), "was searched with presets"),
     ):
-        code, _, said = tune(out, *more)
+        code, _, said = tune(out, *MIN, *more, trials=2)
         assert code == 2
         assert word in said
     (out / JOURNAL).write_bytes(b"{}\n" + before[out / JOURNAL])
-    code, _, said = tune(out)
+    code, _, said = tune(out, *MIN, trials=2)
     assert (code, said.count("\n")) == (2, 1)
     assert "is damaged" in said
     (out / JOURNAL).write_bytes(before[out / JOURNAL])
@@ -177,7 +180,3 @@ def test_validation_takes_nothing_from_the_held_out_samples() -> None:
     parts = np.concatenate([split.x_train, split.x_test]).reshape(len(task.x_train), -1)
     whole = task.x_train.reshape(len(task.x_train), -1)
     assert sorted(map(bytes, parts)) == sorted(map(bytes, whole))
-
-
-def test_the_storage_keeps_no_pickles() -> None:
-    assert not issubclass(JournalFileBackend, BaseJournalSnapshot)
