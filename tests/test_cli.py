@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.commands import printed, say
 from tests.programs import Builder
 from torusformer.fhe_compile import load_program, save_program
 from torusformer.fhe_compile.program.nodes import Linear, Port, Program
@@ -55,28 +56,23 @@ def program(training: Path) -> Path:
     return path
 
 
-def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
-    """What a command prints with --json, which is JSON and no more."""
-    capsys.readouterr()
-    assert main([*argv, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 def test_every_command_is_there() -> None:
     assert len(COMMANDS) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+def test_help_shows_an_example(name: str) -> None:
+    said = say(name, "--help")
+    assert said.code == 0
+    text = " ".join(said.out.split())
     assert f"example: torusformer {name} " in text
     assert "--json" in text
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("torusformer 0.")
+def test_version() -> None:
+    said = say("--version")
+    assert said.code == 0
+    assert said.out.startswith("torusformer 0.")
 
 
 def test_train_leaves_models_and_graph(training: Path) -> None:
@@ -86,27 +82,27 @@ def test_train_leaves_models_and_graph(training: Path) -> None:
     assert QuantTransformer.from_pretrained(training / "qat").model_config.tokens == 4
 
 
-def test_train_again_replaces(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_again_replaces(training: Path) -> None:
     argv = ["train", "--preset", "tiny", "--epochs", "1", "--out", str(training)]
     before = (training / "model.qonnx.onnx").read_bytes()
-    data = printed(capsys, *argv)
+    data = printed(*argv)
     assert data["test_count"] == 450
     assert 0 <= data["qat_accuracy"] <= 1
     assert (training / "model.qonnx.onnx").read_bytes() == before  # the same seed, the same model
 
 
-def test_train_on_your_own_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_on_your_own_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(["cat", "dog", "owl"], 40)
     x = rng.random((120, 8, 8)) + np.repeat([0.0, 0.5, 1.0], 40)[:, None, None]
     np.savez(tmp_path / "mine.npz", x=x, y=y)
     out, own = tmp_path / "run", ["--data", str(tmp_path / "mine.npz")]
     argv = ["train", "--preset", "tiny", "--epochs", "1", "--out", str(out), *own]
-    assert printed(capsys, *argv)["test_count"] == 30
+    assert printed(*argv)["test_count"] == 30
     lowered = ["lower", str(out / "model.qonnx.onnx"), "--out", str(tmp_path / "p.onnx")]
     assert main(lowered) == 0
     argv = ["run", "--program", str(tmp_path / "p.onnx"), "--task", "digits", "--count", "3", *own]
-    names = {result["prediction"] for result in printed(capsys, *argv)["results"]}
+    names = {result["prediction"] for result in printed(*argv)["results"]}
     assert names <= {"cat", "dog", "owl"}
 
 
@@ -120,10 +116,8 @@ def test_lower_keeps_what_the_graph_says(program: Path, training: Path) -> None:
     assert program.read_bytes() == before
 
 
-def test_onnx_runtime_answers_as_the_command_does(
-    program: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = printed(capsys, "run", "--program", str(program), "--task", "digits", "--count", "5")
+def test_onnx_runtime_answers_as_the_command_does(program: Path) -> None:
+    data = printed("run", "--program", str(program), "--task", "digits", "--count", "5")
     assert data["fhe"] == "disable"
     assert data["count"] == 5
     assert 0 <= data["accuracy"] <= 1
@@ -134,21 +128,20 @@ def test_onnx_runtime_answers_as_the_command_does(
     q_x = rng.integers(port.lo, port.hi + 1, (5, *port.shape))
     np.save(path, q_x)
     argv = ["run", "--program", str(program), "--input", str(path), "--integers"]
-    results = printed(capsys, *argv)["results"]
+    results = printed(*argv)["results"]
     session = onnxruntime.InferenceSession(str(program))
     for row, result in zip(q_x, results, strict=True):
         (expected,) = session.run(None, {port.name: row})
         assert result["outputs"][lowered.outputs[0].name]["integers"] == expected.tolist()
 
 
-def test_plan_counts(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = printed(capsys, "plan", str(small))
+def test_plan_counts(small: Path) -> None:
+    data = printed("plan", str(small))
     assert data["pbs_total"] == 2
     assert data["pbs_by_bit_width"] == {"3": 2}
     assert data["max_bit_width"] == 3
     assert {"pbs_by_layer", "predicted_seconds", "key_bytes", "peak_memory_bytes"} <= set(data)
-    assert main(["plan", str(small)]) == 0
-    assert "act" in capsys.readouterr().out
+    assert "act" in say("plan", str(small)).out
 
 
 def test_compile_leaves_a_deployment(deployment: Path) -> None:
@@ -162,7 +155,6 @@ def test_every_way_of_running_gives_the_same(
     small: Path,
     deployment: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     np.save(tmp_path / "x.npy", np.array([[0.5, 3.5], [1.6, -9.0]]))  # integers 1 7, 3 0
     argv = ["run", "--input", str(tmp_path / "x.npy")]
@@ -170,7 +162,7 @@ def test_every_way_of_running_gives_the_same(
         argv += ["--deployment", str(deployment)]
     else:
         argv += ["--program", str(small), "--fhe", mode]
-    data = printed(capsys, *argv)
+    data = printed(*argv)
     assert [r["outputs"]["logits"]["integers"] for r in data["results"]] == [
         [[0, 0, 3]],
         [[1, -1, 2]],
@@ -178,19 +170,19 @@ def test_every_way_of_running_gives_the_same(
     assert [r["prediction"] for r in data["results"]] == ["c", "c"]
     if mode in ("simulate", "execute"):
         assert all(r["bit_exact"] for r in data["results"])
-    assert main(argv) == 0
-    assert capsys.readouterr().out.splitlines()[0].split()[:3] == [
-        "sample",
-        "prediction",
-        "seconds",
-    ]
+
+
+def test_a_run_is_a_table_to_read(small: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[0.5, 3.5]]))
+    said = say("run", "--program", str(small), "--input", str(tmp_path / "x.npy"))
+    assert said.out.splitlines()[0].split()[:3] == ["sample", "prediction", "seconds"]
 
 
 @pytest.mark.slow
-def test_demo_goes_all_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_goes_all_the_way(tmp_path: Path) -> None:
     out = tmp_path / "digits"
     argv = ["demo", "digits", "--preset", "tiny", "--epochs", "2", "--images", "1"]
-    report = printed(capsys, *argv, "--out", str(out))
+    report = printed(*argv, "--out", str(out))
     assert report == json.loads((out / "report.json").read_text())
     assert {p.name for p in out.iterdir()} == {
         "float",

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import printed, refused, say
 from tests.programs import Builder
 from torusformer.fhe_compile import compile_program, save_program
 from torusformer.fhe_compile.circuit.calibrate import samples
 from torusformer.fhe_compile.prices.timings import this_machine
 from torusformer.fhe_compile.program.nodes import Linear, Port
 from torusformer.pipelines.chart import bar
-from torusformer.pipelines.cli import main
 
 
 def classifier(tables: int) -> Builder:
@@ -42,35 +42,19 @@ def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def printed(capsys: pytest.CaptureFixture[str], line: str) -> dict:
-    assert main([*line.split(), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def said(capsys: pytest.CaptureFixture[str], line: str) -> str:
-    assert main(line.split()) == 0
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], line: str) -> str:
-    assert main(line.split()) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    return err
-
-
-def test_plan_says_how_likely_a_run_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    exact, fast = (printed(capsys, f"plan 2.onnx {p}") for p in ("", "--p-error fast"))
+def test_plan_says_how_likely_a_run_fails() -> None:
+    exact, fast = (printed(f"plan 2.onnx {p}") for p in ("", "--p-error fast"))
     assert (exact["p_error"], fast["p_error"]) == (2**-64, 2**-20)
     assert fast["failure_probability"] == pytest.approx(fast["pbs_total"] * 2**-20, rel=1e-4)
     assert fast["predicted_seconds"] < exact["predicted_seconds"]
-    assert "p_error 2^-20 (fast) a bootstrap, failure of a run" in said(
-        capsys, "plan 2.onnx --p-error 2**-20"
+    assert (
+        "p_error 2^-20 (fast) a bootstrap, failure of a run"
+        in say("plan 2.onnx --p-error 2**-20").out
     )
 
 
-def test_plan_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    data = printed(capsys, "plan 2.onnx")
+def test_plan_by_layer() -> None:
+    data = printed("plan 2.onnx")
     assert data["seconds_by_layer"].keys() == data["pbs_by_layer"].keys()
     total = sum(data["seconds_by_layer"].values())
     assert total == pytest.approx(data["predicted_seconds"], abs=1e-3)
@@ -81,8 +65,8 @@ def test_plan_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"processor", "threads", "date", "origin", "elsewhere"} <= data["prices"].keys()
 
 
-def test_two_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
-    data = printed(capsys, "plan 1.onnx --compare 2.onnx")
+def test_two_plans_side_by_side() -> None:
+    data = printed("plan 1.onnx --compare 2.onnx")
     rows = {row["layer"]: row for row in data["by_layer"]}
     assert rows["blocks.0"]["pbs"] == [2, 2]
     assert rows["blocks.1"]["pbs"] == [0, 2]
@@ -90,59 +74,60 @@ def test_two_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["total"]["seconds"][1] == pytest.approx(
         data["compared_with"]["predicted_seconds"], abs=1e-3
     )
-    lines = said(capsys, "plan 2.onnx --compare 1.onnx").splitlines()
+    lines = say("plan 2.onnx --compare 1.onnx").out.splitlines()
     assert lines[:2] == ["A  2.onnx", "B  1.onnx"]
     assert lines[-1].split()[:4] == ["total", "4", "2", "2.00"]
     assert lines[-2].split()[3] == "-"  # the layer that the second does not have
 
 
-def test_bars_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = said(capsys, "plan 2.onnx --chart").splitlines()[-2:]
-    data = printed(capsys, "plan 2.onnx")["seconds_by_layer"]
+def test_bars_in_the_terminal() -> None:
+    first, second = say("plan 2.onnx --chart").out.splitlines()[-2:]
+    data = printed("plan 2.onnx")["seconds_by_layer"]
     longest = max(data.values())
     for line, (layer, seconds) in zip((first, second), data.items(), strict=True):
         assert line.startswith(layer)
         assert abs(line.count("█") - len(bar(seconds / longest, 40))) <= 1
-    assert "no bootstraps" in said(capsys, "plan 0.onnx --chart")
+    assert "no bootstraps" in say("plan 0.onnx --chart").out
 
 
 def test_a_bar_has_eighths() -> None:
     assert [bar(part, 2) for part in (0, 0.25, 0.3, 1)] == ["", "▌", "▋", "██"]
 
 
-def test_bars_as_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said(capsys, "plan 2.onnx --compare 1.onnx --png bars.png")
+def test_bars_as_a_picture(folder: Path) -> None:
+    say("plan 2.onnx --compare 1.onnx --png bars.png")
     assert (folder / "bars.png").read_bytes()[:4] == b"\x89PNG"
-    said(capsys, "plan 0.onnx --png bars.png")  # ours, and nothing to draw
+    say("plan 0.onnx --png bars.png")  # ours, and nothing to draw
     (folder / "holiday.png").write_bytes(b"mine")
-    assert "holiday.png" in refused(capsys, "plan 1.onnx --png holiday.png")
+    assert "holiday.png" in refused("plan 1.onnx --png holiday.png")
     assert (folder / "holiday.png").read_bytes() == b"mine"
 
 
 def test_calibrate_keeps_what_plan_counts_with(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = samples(1)[:1]
-    monkeypatch.setattr("torusformer.fhe_compile.circuit.calibrate.samples", lambda widest: few)
+    inner = "torusformer.fhe_compile.circuit.calibrate"
+    monkeypatch.setattr(f"{inner}.samples", lambda widest: few)
+    monkeypatch.setattr(f"{inner}.measure", lambda sample: (sample.sizes, [7.0, 8.0, 9.0]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    data = printed(capsys, "calibrate")
+    data = printed("calibrate")
     assert Path(data["out"]).is_relative_to(folder / "cache")
     assert this_machine().items() <= data["machine"].items()
     assert data["table_ms"].keys() == {"exact", "fast"}
-    assert printed(capsys, "plan 1.onnx")["prices"]["origin"] == "calibrated"
+    assert printed("plan 1.onnx")["prices"]["origin"] == "calibrated"
 
-    assert "table of 3 bits *" in said(capsys, "calibrate --widest 1 --out prices.json")
-    assert printed(capsys, "plan 1.onnx --prices prices.json")["prices"]["origin"] == "given"
+    assert "table of 3 bits *" in say("calibrate --widest 1 --out prices.json").out
+    assert printed("plan 1.onnx --prices prices.json")["prices"]["origin"] == "given"
     moved = json.loads((folder / "prices.json").read_text())
     moved["machine"]["processor"] = "Abacus"
     (folder / "moved.json").write_text(json.dumps(moved))
-    assert "processor Abacus, here" in refused(capsys, "plan 1.onnx --prices moved.json")
+    assert "processor Abacus, here" in refused("plan 1.onnx --prices moved.json")
 
     Path(data["out"]).write_text(json.dumps(moved))  # not asked for by name: a note, no more
-    assert main(["plan", "1.onnx"]) == 0
-    assert "the calibration of this user is not used" in capsys.readouterr().err
+    assert "the calibration of this user is not used" in say("plan 1.onnx").err
     (folder / "thesis.json").write_text("mine")
-    assert "thesis.json" in refused(capsys, "calibrate --out thesis.json")
+    assert "thesis.json" in refused("calibrate --out thesis.json")
 
 
 @pytest.mark.parametrize(
@@ -161,25 +146,23 @@ def test_calibrate_keeps_what_plan_counts_with(
         ("run --program 1.onnx --input x.npy --faults often", "exact, fast or a number"),
     ],
 )
-def test_mistakes(line: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert word in refused(capsys, line)
+def test_mistakes(line: str, word: str) -> None:
+    assert word in refused(line)
 
 
-def test_no_secure_parameters(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_secure_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("NoParametersFound")
 
-    monkeypatch.setattr("concrete.fhe.Compiler.compile", refuse)
-    err = refused(capsys, "compile 1.onnx --p-error 2**-40 --out new")
+    monkeypatch.setattr("torusformer.fhe_compile.circuit.backend.ModuleCompiler.compile", refuse)
+    err = refused("compile 1.onnx --p-error 2**-40 --out new")
     assert "no 128-bit secure parameters for p_error 2^-40; the widest table is blocks.0" in err
 
 
 def test_p_error_reaches_concrete_and_the_deployment(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = printed(capsys, "compile 1.onnx --p-error fast --out fast")
+    data = printed("compile 1.onnx --p-error fast --out fast")
     assert data["p_error"] == 2**-20
     assert json.loads((folder / "fast" / "interface.json").read_text())["p_error"] == 2**-20
     asked: list[float] = []
@@ -189,22 +172,22 @@ def test_p_error_reaches_concrete_and_the_deployment(
         return compile_program(*args, **options)
 
     monkeypatch.setattr("torusformer.pipelines.answers.compile_program", spy)
-    printed(capsys, "run --program 1.onnx --input x.npy --fhe simulate --p-error 0.001")
-    printed(capsys, "run --program 1.onnx --input x.npy --fhe simulate")
+    printed("run --program 1.onnx --input x.npy --fhe simulate --p-error 0.001")
+    printed("run --program 1.onnx --input x.npy --fhe simulate")
     assert asked == [0.001, 2**-64]
 
 
-def test_faults_change_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_change_answers() -> None:
     line = "run --program 2.onnx --input x.npy --fhe disable --faults"
-    often, again = (printed(capsys, f"{line} 0.2 --seed 1") for _ in range(2))
+    often, again = (printed(f"{line} 0.2 --seed 1") for _ in range(2))
     assert often["bootstraps"] == 40 * 4
     assert 0 < often["faults"] < often["bootstraps"]
     assert often["bit_exact"] < 40
     assert [r["outputs"] for r in often["results"]] == [r["outputs"] for r in again["results"]]
-    never = printed(capsys, f"{line} exact")
+    never = printed(f"{line} exact")
     assert (never["faults"], never["changed"], never["bit_exact"]) == (0, 0, 40)
-    clear = printed(capsys, "run --program 2.onnx --input x.npy")
+    clear = printed("run --program 2.onnx --input x.npy")
     answers = [r["prediction"] for r in clear["results"]]
     wrong = [r["prediction"] != a for r, a in zip(often["results"], answers, strict=True)]
     assert often["changed"] == sum(wrong)
-    assert "faults in 160 bootstraps changed" in said(capsys, f"{line} 0.2")
+    assert "faults in 160 bootstraps changed" in say(f"{line} 0.2").out

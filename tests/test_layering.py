@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,8 @@ def test_no_pickle(path: Path) -> None:
     assert not {"pickle", "dill", "cloudpickle", "joblib"} & {name for _, name in imported(path)}
 
 
-def modules_after(statement: str) -> set[str]:
+@cache
+def modules_after(statement: str) -> frozenset[str]:
     """What a fresh interpreter has loaded after `statement`."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run(
@@ -78,10 +80,10 @@ def modules_after(statement: str) -> set[str]:
         check=True,
     )
     loaded = done.stdout.split()
-    return {
+    return frozenset(
         f"torusformer.{package_of(m)}" if package_of(m) in LEFT_OF else m.split(".")[0]
         for m in loaded
-    }
+    )
 
 
 @pytest.mark.parametrize(
