@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml | $(UV)
 		echo "The dependencies in pyproject.toml have changed since requirements.lock was resolved."; \
 		if [ -n "$$CI" ]; then echo "Run make lock and commit requirements.lock." >&2; exit 2; fi; \
 		$(MAKE) --no-print-directory lock; }
-	@echo "Installing requirements.lock into $(VENV): 6 GB, the first time about a minute."
+	@echo "Installing requirements.lock into $(VENV): 6 GB, the first time one to two minutes."
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
