@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 STAMP := $(VENV)/.installed
+WORKERS ?= 2# of `make test`; each takes a core and about 3 GiB
 
 ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3 python; do \
@@ -61,7 +62,7 @@ demo: $(STAMP) ## train, compile and answer three encrypted digits; leaves runs/
 	@$(BIN)/torusformer demo digits --preset digits-small --out runs/digits
 
 test: lint ## lint, types and every test, real encryption included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
