@@ -37,8 +37,8 @@ class Quant(OpRun):
 class GraphMaker:
     """Builds a QONNX graph node by node; every method returns the output's name."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], kind: int = TensorProto.FLOAT) -> None:
+        self.shape, self.kind = shape, kind
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
@@ -87,7 +87,7 @@ class GraphMaker:
         graph = helper.make_graph(
             self.nodes,
             "g",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)],
+            [helper.make_tensor_value_info("x", self.kind, self.shape)],
             [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
             self.initializers,
         )

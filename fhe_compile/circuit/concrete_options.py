@@ -51,7 +51,7 @@ def _extreme(port: Port, highest: bool) -> IntArray:
         bits = np.zeros(port.shape, np.int64)
         bits[..., -1 if highest else 0] = 1
         return bits
-    return np.full(port.shape, port.hi if highest else port.lo)
+    return port.bounds[highest]
 
 
 def _fast_polynomials() -> fhe.compilation.configuration.RangeRestriction:

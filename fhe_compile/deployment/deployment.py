@@ -25,6 +25,7 @@ import numpy as np
 
 from torusformer import ArtifactError
 from torusformer.fhe_compile.program.nodes import Port
+from torusformer.fhe_compile.program.onnx_io import read_table
 from torusformer.fhe_compile.tfhe.steps import EncodedPort
 from torusformer.folders import output_folder
 from torusformer.versions import check_versions, read_versions
@@ -179,6 +180,7 @@ def port_to_json(encoded: EncodedPort) -> dict[str, object]:
         "base": _smallest(encoded.base),
         "bits": encoded.bits,
         "shift": encoded.shift,
+        **({} if port.table is None else {"table": port.table.tolist()}),
     }
 
 
@@ -202,6 +204,7 @@ def _port_from_json(index: int, data: dict[str, Any]) -> EncodedPort:
         scale=np.asarray(data["scale"], dtype=np.float64),
         zero_point=np.asarray(data["zero_point"], dtype=np.float64),
         one_hot=bool(data.get("one_hot", False)),
+        table=read_table(data),
     )
     base = np.asarray(data["base"], dtype=np.int64)
     return EncodedPort(port, index, base, int(data["bits"]), int(data["shift"]))

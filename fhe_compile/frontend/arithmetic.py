@@ -13,8 +13,8 @@ from torusformer.fhe_compile.frontend.symbols import (
     Builder,
     Clear,
     Pending,
-    Raw,
     Symbol,
+    Unquantized,
     affine,
     broadcast_var,
     compact,
@@ -63,7 +63,7 @@ def _need_quantized(symbol: Symbol, what: str) -> Affine:
             f"{what} is a float tensor (after {symbol.proto.op_type}) that no quantizer reads; "
             "add a QuantIdentity before it"
         )
-    if isinstance(symbol, Raw):
+    if isinstance(symbol, Unquantized):
         raise LoweringError(
             f"{what} is the graph input before any quantizer; start the model with a QuantIdentity"
         )
@@ -161,10 +161,10 @@ def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Sy
     """Add, Sub, Mul or Div; stays affine where that costs no bootstrap."""
     op = proto.op_type
     shape = np.broadcast_shapes(x.shape, y.shape)
-    if isinstance(x, Raw | Clear) and isinstance(y, Raw | Clear):
-        return _raw_by_constant(op, x, y)
-    if isinstance(x, Raw) or isinstance(y, Raw):
-        _need_quantized(x if isinstance(x, Raw) else y, "an operand")
+    if isinstance(x, Unquantized | Clear) and isinstance(y, Unquantized | Clear):
+        return _input_by_constant(op, x, y)
+    if isinstance(x, Unquantized) or isinstance(y, Unquantized):
+        _need_quantized(x if isinstance(x, Unquantized) else y, "an operand")
     if isinstance(x, Affine) and isinstance(y, Clear):
         result = _affine_by_constant(builder, layer, op, x, y, shape)
     elif isinstance(x, Clear) and isinstance(y, Affine) and op != "Div":
@@ -178,9 +178,9 @@ def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Sy
     return result if result is not None else Pending(proto, (x, y), shape)
 
 
-def _raw_by_constant(op: str, x: Raw | Clear, y: Raw | Clear) -> Raw:
-    raw, clear = (x, y) if isinstance(x, Raw) else (y, x)
-    if not isinstance(raw, Raw) or not isinstance(clear, Clear) or clear.value.size != 1:
+def _input_by_constant(op: str, x: Unquantized | Clear, y: Unquantized | Clear) -> Unquantized:
+    raw, clear = (x, y) if isinstance(x, Unquantized) else (y, x)
+    if not isinstance(raw, Unquantized) or not isinstance(clear, Clear) or clear.value.size != 1:
         raise LoweringError(
             "the graph input is combined with a tensor before its quantizer; quantize it first"
         )
@@ -189,11 +189,11 @@ def _raw_by_constant(op: str, x: Raw | Clear, y: Raw | Clear) -> Raw:
     match op:
         case "Add":
             offset += c
-        case "Sub" if isinstance(x, Raw):
+        case "Sub" if isinstance(x, Unquantized):
             offset -= c
         case "Mul":
             scale, offset = scale * c, offset * c
-        case "Div" if isinstance(x, Raw):
+        case "Div" if isinstance(x, Unquantized):
             scale, offset = scale / c, offset / c
         case _:
             raise LoweringError(
@@ -201,7 +201,7 @@ def _raw_by_constant(op: str, x: Raw | Clear, y: Raw | Clear) -> Raw:
             )
     if scale <= 0:
         raise LoweringError("the graph input is scaled by a number that is not positive")
-    return Raw(raw.name, raw.input_shape, scale, offset, raw.moves)
+    return Unquantized(raw.name, raw.input_shape, scale, offset, raw.moves)
 
 
 def _affine_by_constant(

@@ -18,27 +18,21 @@ from onnx import helper, numpy_helper
 
 from torusformer import LoweringError, TorusformerError
 from torusformer.fhe_compile.frontend.arithmetic import batch_norm, binary, matmul, reduce
-from torusformer.fhe_compile.frontend.choice import (
-    as_integers,
-    for_each,
-    index_input,
-    is_choice,
-    look_up,
-)
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE, apply
 from torusformer.fhe_compile.frontend.layout import apply_move, concat, layout_moves, transpose_by
 from torusformer.fhe_compile.frontend.quant import quantize, quantizer
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
     Builder,
-    Chosen,
     Clear,
-    Index,
     Pending,
-    Raw,
     Symbol,
+    TokenWise,
+    Unquantized,
     squeezed,
 )
+from torusformer.fhe_compile.frontend.token_ports import as_integers, join_tables
+from torusformer.fhe_compile.frontend.token_wise import Tokens, compute, token_input
 from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
 
 QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
@@ -66,15 +60,16 @@ def layer_of(proto: onnx.NodeProto) -> str:
 class _Ingest:
     """One walk over one graph."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, tokens: Tokens) -> None:
         self.graph = graph
         self.builder = Builder()
+        self.values: dict[int, tuple[Symbol, Symbol]] = {}  # by id, kept alive beside it
         self.symbols: dict[str, Symbol] = {
             t.name: Clear(numpy_helper.to_array(t)) for t in graph.initializer
         }
         for value in graph.input:
             if value.name not in self.symbols:
-                self.symbols[value.name] = _input(value)
+                self.symbols[value.name] = _input(graph, value, tokens)
 
     def run(self, metadata: Mapping[str, str]) -> Program:
         for proto in self.graph.node:
@@ -97,7 +92,7 @@ class _Ingest:
         outputs: dict[str, Port] = {}
         for value in self.graph.output:
             self.output(value.name, outputs)
-        names = {var: port.name for var, port in outputs.items()}
+        names = join_tables(self.builder) | {var: port.name for var, port in outputs.items()}
         nodes = tuple(_renamed(node, names) for node in self.builder.nodes)
         if not self.builder.inputs:
             raise LoweringError(
@@ -114,10 +109,36 @@ class _Ingest:
 
     def visit(self, layer: str, proto: onnx.NodeProto) -> list[Symbol]:
         args = [self.argument(i) for i in proto.input]
-        if is_choice(args):
-            return for_each(lambda constants: self.evaluate(layer, proto, constants), args)
-        args = [as_integers(self.builder, layer, a) if isinstance(a, Chosen) else a for a in args]
         return self.evaluate(layer, proto, args)
+
+    def integers(self, layer: str, symbol: Symbol | None) -> Symbol | None:
+        """What depends on tokens alone as a value of the program, like any other."""
+        if not isinstance(symbol, TokenWise):
+            return symbol
+        if id(symbol) not in self.values:
+            if symbol.entries.ints is not None:
+                found: Symbol = as_integers(self.builder, layer, symbol)
+            elif symbol.otherwise is not None:
+                found = symbol.otherwise()
+            else:
+                raise LoweringError(
+                    f"what depends on tokens of '{symbol.source.name}' alone meets other values "
+                    "in floating point; add a QuantIdentity before that"
+                )
+            self.values[id(symbol)] = symbol, found
+        return self.values[id(symbol)][1]
+
+    def token_wise(
+        self, layer: str, proto: onnx.NodeProto, args: list[Symbol | None], attr: dict[str, Any]
+    ) -> list[Symbol]:
+        """An operator with an operand that depends on tokens alone; so may its result."""
+
+        def otherwise() -> Symbol:
+            operands = [self.integers(layer, arg) for arg in args]
+            return self.evaluate(layer, proto, operands)[0]
+
+        found = compute(proto, args, attr)
+        return [otherwise() if found is None else dataclasses.replace(found, otherwise=otherwise)]
 
     def evaluate(
         self, layer: str, proto: onnx.NodeProto, args: list[Symbol | None]
@@ -133,15 +154,17 @@ class _Ingest:
             return [Clear(_constant(attr))]
         if op == "Shape" and args[0] is not None:
             return [Clear(np.array(args[0].shape, np.int64))]
-        if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear)):
+        if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear | TokenWise)):
             return [args[0]]  # type: ignore[list-item]
-        if op == "Gather" and isinstance(args[1], Index):
-            return [look_up(self.builder, args[0], args[1], int(attr.get("axis", 0)))]
+        if op == "Gather" and isinstance(args[1], TokenWise):
+            return self.token_wise(layer, proto, args, attr)
         if op == "Gather" and not isinstance(args[1], Clear):
             return [self.lookup(proto, args)]
         moves = layout_moves(layer, op, args, attr, len(proto.output))
         if moves is not None and args[0] is not None:
             return [apply_move(self.builder, layer, args[0], move) for move in moves]
+        if any(isinstance(a, TokenWise) for a in args):
+            return self.token_wise(layer, proto, args, attr)
         if all(a is None or isinstance(a, Clear) for a in args):
             plain = [a.value if isinstance(a, Clear) else None for a in args]
             return [Clear(apply(proto, plain))]
@@ -175,9 +198,7 @@ class _Ingest:
         if op not in ELEMENTWISE:
             cure = _CURES.get(op, "express it with products, sums and element-wise functions")
             raise LoweringError(f"operator {op} is not supported; {cure}")
-        if any(isinstance(a, Index) for a in given):
-            raise LoweringError("computes with an index; look it up in an embedding first")
-        if any(isinstance(a, Raw) for a in given):
+        if any(isinstance(a, Unquantized) for a in given):
             raise LoweringError(
                 "reads the graph input before any quantizer; start the model with a QuantIdentity"
             )
@@ -225,9 +246,7 @@ class _Ingest:
 
     def output(self, name: str, found: dict[str, Port]) -> None:
         """Add the port of a graph output to `found`, under the value that makes it."""
-        symbol = self.argument(name)
-        if isinstance(symbol, Chosen):
-            symbol = as_integers(self.builder, "output", symbol)
+        symbol = self.integers("output", self.argument(name))
         if not isinstance(symbol, Affine):
             kind = (
                 f"a float tensor (after {symbol.proto.op_type})"
@@ -272,10 +291,14 @@ def _constant(attr: dict[str, Any]) -> np.ndarray:
     raise LoweringError("a Constant without a number")
 
 
-def _input(value: onnx.ValueInfoProto) -> Raw | Index:
+def _input(
+    graph: onnx.GraphProto, value: onnx.ValueInfoProto, tokens: Tokens
+) -> Unquantized | TokenWise:
+    shape = _static_shape(value)
+    found = None
     if value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-        return index_input(value.name, _static_shape(value))
-    return Raw(value.name, _static_shape(value))
+        found = token_input(graph, value.name, shape, tokens)
+    return found or Unquantized(value.name, shape)
 
 
 def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -289,15 +312,20 @@ def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def ingest(model: onnx.ModelProto, metadata: Mapping[str, str] | None = None) -> Program:
+def ingest(
+    model: onnx.ModelProto,
+    metadata: Mapping[str, str] | None = None,
+    tokens: Tokens = "one-hot",
+) -> Program:
     """The integer program of a QONNX model, before any pass.
 
     Args:
         model: a graph with `Quant` nodes, as Brevitas or QONNX write it. Batch size 1.
         metadata: strings to keep with the program (task, labels).
+        tokens: whether token inputs are one-hot rows or rows of a public table.
 
     Raises:
         LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
         BitWidthError: a table input over 16 bits.
     """
-    return _Ingest(model.graph).run(dict(metadata or {}))
+    return _Ingest(model.graph, tokens).run(dict(metadata or {}))

@@ -8,19 +8,25 @@ from pathlib import Path
 import onnx
 
 from torusformer.fhe_compile.frontend.ingest import ingest
+from torusformer.fhe_compile.frontend.token_wise import Tokens, tokens_of
 from torusformer.fhe_compile.passes.hoist_slices import hoist_slices
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.program.onnx_io import load_model
 
 
 def lower(
-    source: str | Path | onnx.ModelProto, metadata: Mapping[str, str] | None = None
+    source: str | Path | onnx.ModelProto,
+    metadata: Mapping[str, str] | None = None,
+    tokens: Tokens | None = None,
 ) -> Program:
     """The integer program of a QONNX model (a file or a loaded model, batch size 1).
 
     Args:
         source: QONNX as Brevitas or QONNX tools write it.
         metadata: strings to keep with the program (task, labels).
+        tokens: how whole numbers that look up rows enter: as "one-hot" rows, the tables staying
+            with the server, or by "lookup" in a public table of what depends on them alone. By
+            default as the model's metadata entry "tokens" says, else "one-hot".
 
     Raises:
         ArtifactError: the file is missing, truncated, or not ONNX.
@@ -28,4 +34,4 @@ def lower(
         BitWidthError: a table input over 16 bits.
     """
     model = source if isinstance(source, onnx.ModelProto) else load_model(source)
-    return hoist_slices(ingest(model, metadata))
+    return hoist_slices(ingest(model, metadata, tokens_of(tokens, model)))

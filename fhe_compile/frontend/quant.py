@@ -21,8 +21,9 @@ from torusformer.fhe_compile.frontend.symbols import (
     Clear,
     FloatArray,
     Pending,
-    Raw,
     Symbol,
+    TokenWise,
+    Unquantized,
     affine,
     broadcast_var,
     compact,
@@ -102,10 +103,10 @@ def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symb
     """The quantized symbol."""
     if isinstance(symbol, Clear):
         return _quantize_clear(symbol, q)
-    if isinstance(symbol, Raw):
+    if isinstance(symbol, TokenWise):
+        return _quantize_token_wise(symbol, q)
+    if isinstance(symbol, Unquantized):
         return _quantize_input(builder, layer, symbol, q)
-    if not isinstance(symbol, Affine | Pending):
-        raise LoweringError(f"{layer}: quantizes an index; look it up in an embedding")
     scale = np.broadcast_to(q.scale, symbol.shape)
     if isinstance(symbol, Affine):
         if _is_identity(builder, symbol, q):
@@ -126,7 +127,16 @@ def _quantize_clear(symbol: Clear, q: Quantizer) -> Clear:
     return Clear(value, ints, scale, -zero * scale)
 
 
-def _quantize_input(builder: Builder, layer: str, symbol: Raw, q: Quantizer) -> Symbol:
+def _quantize_token_wise(symbol: TokenWise, q: Quantizer) -> TokenWise:
+    x, shape = symbol.entries.value, symbol.shape
+    own = np.broadcast_shapes(x.shape[1:], q.scale.shape, q.zero_point.shape)
+    found = _quantize_clear(Clear(np.broadcast_to(x, (len(x), *own))), q)
+    scale, zero = np.broadcast_to(q.scale, shape), np.broadcast_to(q.zero_point, shape)
+    entries = Clear(found.value, found.ints, scale, -zero * scale)
+    return TokenWise(symbol.source, symbol.positions, entries)
+
+
+def _quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quantizer) -> Symbol:
     coded = q.zero_point.size > 1 and symbol.shape == (*symbol.input_shape, 1)
     if q.scale.size != 1 or (q.zero_point.size != 1 and not coded):
         raise LoweringError(

@@ -1,12 +1,11 @@
 """What a float tensor of a QONNX graph is known to be while the graph is lowered.
 
 * `Clear`: a constant, with its integers if it came out of a quantizer.
-* `Raw`: the graph input before its quantizer; the client holds it.
+* `Unquantized`: a graph input of real numbers before its quantizer; the client holds it.
 * `Affine`: real = scale * integer + offset, the integer being a value of the program.
 * `Pending`: an element-wise expression over affine values that waits for its quantizer to
   become one table.
-* `Index`: a whole number that the client holds, an index into something (a token).
-* `Chosen`: what depends on an index alone: a constant for each value it can take.
+* `TokenWise`: each element depends on one token alone: a constant for each token it can be.
 
 Scales and offsets are float64 arrays of the tensor's full shape: per-tensor, per-channel and
 per-element then need no cases of their own.
@@ -14,8 +13,10 @@ per-element then need no cases of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,11 +35,14 @@ class Builder:
     def __init__(self) -> None:
         self.inputs: list[Port] = []
         self.nodes: list[Node] = []
+        self.tables: dict[str, list[Port]] = {}  # by token input, those that it looks up
         self.ranges: dict[str, Interval] = {}
+        self._emitted = 0
 
     def emit(self, kind: type[Node], layer: str, inputs: tuple[str, ...], **fields: object) -> str:
         """Append a node and return its value's name."""
-        node = kind(f"v{len(self.nodes)}", layer, inputs, **fields)
+        node = kind(f"v{self._emitted}", layer, inputs, **fields)
+        self._emitted += 1
         self.ranges[node.name] = bound(node, [self.ranges[i] for i in inputs])
         self.nodes.append(node)
         return node.name
@@ -74,7 +78,7 @@ class Clear:
 
 
 @dataclass(frozen=True, eq=False)
-class Raw:
+class Unquantized:
     """The graph input times `scale` plus `offset`, moved by `moves`, not yet quantized."""
 
     name: str
@@ -134,27 +138,45 @@ class Pending:
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
-    """The graph input `name`, one whole number, in a tensor of `shape` that has one element."""
+class TokenInput:
+    """A graph input of `count` whole numbers below `vocabulary`, by which rows are looked up.
+
+    The client sends one-hot rows, or (`lookup`) rows of a public table.
+    """
 
     name: str
-    shape: tuple[int, ...]
+    count: int
+    vocabulary: int
+    lookup: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """`entries[i]` where the index `name` is i; all have one shape, and one scale if quantized."""
+class TokenWise:
+    """A tensor of which each element depends on the token at one position, and on no other.
 
-    name: str
-    entries: tuple[Clear, ...]
+    `positions`, of the tensor's shape, says at which; -1 where an element depends on none.
+    `entries` holds value and integers for every token of the vocabulary, (V, *shape), as if it
+    stood everywhere. An axis along which positions differ, but constants do not, has length 1
+    there. Scale and offset have the tensor's shape. `otherwise` gives the same tensor in terms of
+    what was quantized before, where there are no integers.
+    """
+
+    source: TokenInput
+    positions: IntArray
+    entries: Clear
+    otherwise: Callable[[], Symbol] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
-        return self.entries[0].shape
+        return self.positions.shape
+
+    def of_token(self, token: int) -> np.ndarray:
+        """The tensor if every token is this one."""
+        return np.broadcast_to(self.entries.value[token], self.shape)
 
 
-Symbol = Clear | Raw | Affine | Pending | Index | Chosen
+Symbol = Clear | Unquantized | Affine | Pending | TokenWise
 
 
 def affine(var: str, shape: tuple[int, ...], scale: object, offset: object = 0.0) -> Affine:
@@ -197,16 +219,54 @@ def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbo
             args = tuple(visit(a, shape) for a in part.args)
             new_shape = move.array(np.empty(shape, np.int8)).shape
             return Pending(part.proto, args, new_shape, part.entries)
-        if isinstance(part, Index):
-            return Index(part.name, move.array(np.empty(shape, np.int8)).shape)
-        if isinstance(part, Raw):
-            return Raw(part.name, part.input_shape, part.scale, part.offset, (*part.moves, move))
+        if isinstance(part, TokenWise):
+            return _moved_tokens(builder, layer, part, move)
+        if isinstance(part, Unquantized):
+            return Unquantized(
+                part.name, part.input_shape, part.scale, part.offset, (*part.moves, move)
+            )
         return None
 
     result = visit(symbol, symbol.shape)
     if result is None:
         raise LoweringError(f"{layer}: nothing to move")
     return result
+
+
+def _moved_tokens(builder: Builder, layer: str, part: TokenWise, move: Movement) -> TokenWise:
+    kept = part.entries.value.shape[1:]
+    place = np.arange(math.prod(kept)).reshape(kept)  # of each element in a token's entry
+    place = move.array(np.broadcast_to(place, part.shape))
+    positions = move.array(part.positions)
+    (place,) = without_copies(place[None], positions)
+
+    def entries(array: np.ndarray | None) -> Any:
+        return None if array is None else array.reshape(len(array), -1)[:, place]
+
+    def spread(array: np.ndarray | None) -> Any:
+        return None if array is None else move.array(array)
+
+    value, ints, scale, offset = (
+        getattr(part.entries, name) for name in ("value", "ints", "scale", "offset")
+    )
+    moved_entries = Clear(entries(value), entries(ints), spread(scale), spread(offset))
+    before = part.otherwise
+    after = None if before is None else lambda: moved(builder, layer, before(), move)
+    return TokenWise(part.source, positions, moved_entries, after)
+
+
+def without_copies(array: np.ndarray, positions: IntArray) -> np.ndarray:
+    """(V, *shape) with length 1 along axes where positions differ, but nothing else."""
+    for axis in range(positions.ndim):
+        first = np.take(array, [0], axis=axis + 1)
+        if varies(positions, axis) and np.array_equal(array, np.broadcast_to(first, array.shape)):
+            array = first
+    return array
+
+
+def varies(array: np.ndarray, axis: int) -> bool:
+    """Whether the array is not constant along an axis."""
+    return array.size > 0 and bool((array != np.take(array, [0], axis=axis)).any())
 
 
 def uniform(array: FloatArray, axes: tuple[int, ...]) -> bool:

@@ -38,6 +38,9 @@ class Port:
 
     A `one_hot` port holds bits, along the last axis exactly one of them set: an index, written so
     that looking it up in a clear table is linear.
+
+    A port with a public `table` (P, V, D) holds, at each of T positions, the row of a token: of
+    shape (1, T, D), P being 1 or T.
     """
 
     name: str
@@ -47,13 +50,33 @@ class Port:
     scale: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     zero_point: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     one_hot: bool = False
+    table: IntArray | None = None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens there are, if the port takes tokens: whole numbers below it."""
+        if self.table is not None:
+            return self.table.shape[1]
+        return self.shape[-1] if self.one_hot else None
+
+    @property
+    def bounds(self) -> tuple[IntArray, IntArray]:
+        """The least and the largest that each element can be."""
+        if self.table is None:
+            lo, hi = (np.full(self.shape, end, np.int64) for end in (self.lo, self.hi))
+            return lo, hi
+        low, high = self.table.min(axis=1), self.table.max(axis=1)
+        return np.broadcast_to(low, self.shape), np.broadcast_to(high, self.shape)
 
     @property
     def real_shape(self) -> tuple[int, ...]:
-        """Of the real numbers. Where zero points differ along the last axis, that axis is a code.
+        """Of the real numbers, or of the tokens.
 
-        Each number is then several integers, one for each zero point: bits of a unary code, say.
+        Where zero points differ along the last axis, that axis is a code: each number is several
+        integers, one for each zero point: bits of a unary code, say.
         """
+        if self.vocabulary is not None:
+            return self.shape[:-1]
         coded = self.zero_point.ndim == 1 and len(self.shape) > 1 and self.signed is False
         return self.shape[:-1] if coded and self.hi == 1 else self.shape
 

@@ -161,6 +161,7 @@ def _port_json(port: Port) -> dict[str, Any]:
         "scale": _numbers(port.scale),
         "zero_point": _numbers(port.zero_point),
         "one_hot": port.one_hot,
+        **({} if port.table is None else {"table": port.table.tolist()}),
     }
 
 
@@ -285,7 +286,21 @@ def _read_port(entry: dict[str, Any]) -> Port:
         np.asarray(entry["scale"], np.float64),
         np.asarray(entry["zero_point"], np.float64),
         bool(entry.get("one_hot", False)),
+        read_table(entry),
     )
+
+
+def read_table(entry: dict[str, Any]) -> IntArray | None:
+    """The public table in a port's JSON, fit for its shape and bounds, if there is one."""
+    if "table" not in entry:
+        return None
+    table = np.asarray(entry["table"], np.int64)
+    _, count, depth = entry["shape"]
+    if table.ndim != 3 or table.shape[0] not in (1, count) or table.shape[2] != depth:
+        raise ValueError(f"table of {entry['name']} has shape {table.shape}")
+    if table.min() < entry["lo"] or table.max() > entry["hi"]:
+        raise ValueError(f"table of {entry['name']} passes its bounds")
+    return table
 
 
 def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:

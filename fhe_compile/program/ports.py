@@ -48,7 +48,8 @@ def check_array(port: Port, value: ArrayLike) -> IntArray:
             f"quantize first, round(x / scale + zero_point)"
         )
     check_shape(port, array, port.shape)
-    if array.size and (array.min() < port.lo or array.max() > port.hi):
+    low, high = port.bounds
+    if ((array < low) | (array > high)).any():
         raise InputError(
             f"input {port.name!r} holds integers in [{array.min()}, {array.max()}], it takes "
             f"[{port.lo}, {port.hi}]"
@@ -78,9 +79,12 @@ def _as_array(port: Port, value: ArrayLike) -> NDArray[Any]:
 def quantize_array(port: Port, x: ArrayLike) -> IntArray:
     """round(x / scale + zero_point), half to even, clipped to the port's range, as in training.
 
-    `x` has the port's real shape, or one that broadcasts with its scale.
+    `x` has the port's real shape, or one that broadcasts with its scale. Where the port takes
+    tokens, they become one-hot rows or rows of its table.
     """
     x = _as_array(port, x)
+    if port.vocabulary is not None:
+        return _rows_of_tokens(port, x, port.vocabulary)
     if port.real_shape != port.shape:
         x = x[..., None]
     if x.dtype.kind not in "biuf":
@@ -91,6 +95,24 @@ def quantize_array(port: Port, x: ArrayLike) -> IntArray:
     return np.clip(q_x, port.lo, port.hi).astype(np.int64)
 
 
+def _rows_of_tokens(port: Port, tokens: NDArray[Any], vocabulary: int) -> IntArray:
+    """(..., T) whole numbers below the vocabulary to (..., T, V) bits or (..., T, D) integers."""
+    whole = tokens.dtype.kind in "iu" or (tokens.dtype.kind == "f" and (tokens % 1 == 0).all())
+    if not whole:
+        raise InputError(f"input {port.name!r} takes tokens, whole numbers; encode the text first")
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocabulary):
+        raise InputError(
+            f"input {port.name!r} holds tokens from {tokens.min()} to {tokens.max()}, it takes "
+            f"0 to {vocabulary - 1}"
+        )
+    tokens = tokens.astype(np.int64)
+    if port.table is None:
+        return np.eye(vocabulary, dtype=np.int64)[tokens]
+    return port.table[np.arange(tokens.shape[-1]) % len(port.table), tokens]
+
+
 def dequantize_array(port: Port, q_y: IntArray) -> NDArray[np.float64]:
-    """scale * (integer - zero_point)."""
+    """scale * (integer - zero_point); of one-hot rows, which bit is set."""
+    if port.one_hot:
+        return np.asarray(q_y).argmax(axis=-1).astype(np.float64)
     return np.asarray(port.scale * (q_y - port.zero_point), dtype=np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 from torusformer.fhe_compile.program.interpret import evaluate
 from torusformer.fhe_compile.program.nodes import (
     ArgMax,
+    Concat,
     Constant,
     IntArray,
     Linear,
@@ -24,7 +25,9 @@ from torusformer.fhe_compile.program.nodes import (
     Node,
     Port,
     Program,
+    Reshape,
     Scale,
+    Slice,
     Sub,
     Table,
 )
@@ -44,7 +47,7 @@ class Interval:
     @classmethod
     def of(cls, port: Port) -> Interval:
         """Of what comes in through a port."""
-        lo, hi = (np.full(port.shape, end, np.int64) for end in (port.lo, port.hi))
+        lo, hi = port.bounds
         return cls(lo, hi, port.one_hot)
 
     @property
@@ -114,10 +117,10 @@ def bound(node: Node, args: list[Interval]) -> Interval:
         case Table():
             return _table(node, args[0])
     # Everything else is monotone in every input.
-    return Interval(
-        np.asarray(evaluate(node, [a.lo for a in args])),
-        np.asarray(evaluate(node, [a.hi for a in args])),
-    )
+    lo = np.asarray(evaluate(node, [a.lo for a in args]))
+    hi = np.asarray(evaluate(node, [a.hi for a in args]))
+    one_hot = isinstance(node, Slice | Reshape | Concat) and all(a.one_hot for a in args)
+    return Interval(lo, hi, one_hot and lo.shape[-1] == args[0].shape[-1])
 
 
 def analyze(program: Program, known: Mapping[str, Interval] | None = None) -> dict[str, Interval]:
