@@ -8,33 +8,21 @@ from pathlib import Path
 from torusformer import __version__
 from torusformer.fhe_compile import Plan
 from torusformer.folders import output_file
+from torusformer.tables import table
 
 MARK = b"torusformer"  # in the head of every PNG of ours, so that it may be replaced
-BLOCKS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
-
-
-def bar(part: float, cells: int) -> str:
-    """A share between 0 and 1 as a bar of up to so many cells.
-
-    >>> bar(0.25, 10)
-    '██▌'
-    """
-    eighths = round(part * cells * 8)
-    return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
 def terminal_chart(plan: Plan, cells: int = 40) -> str:
     """A bar for each layer, the longest over the whole width."""
+    from rich.bar import Bar
+
     seconds = plan.seconds_by_layer
     if not seconds:
         return "no bootstraps"
-    longest, first = max(seconds.values()), max(map(len, seconds))
-    numbers = {layer: f"{s:.2f} s" for layer, s in seconds.items()}
-    second = max(map(len, numbers.values()))
-    return "\n".join(
-        f"{layer:<{first}}  {numbers[layer]:>{second}}  {bar(s / longest, cells)}".rstrip()
-        for layer, s in seconds.items()
-    )
+    longest = max(seconds.values())
+    rows = [(layer, f"{s:.2f} s", Bar(longest, 0, s, width=cells)) for layer, s in seconds.items()]
+    return table(("", "", ""), rows, right=[1])
 
 
 def save_chart(plans: Sequence[tuple[str, Plan]], path: Path) -> None:

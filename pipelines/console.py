@@ -1,11 +1,10 @@
-"""What the subcommands share on the way in (arguments) and out (results, tables)."""
+"""What the subcommands share on the way in (arguments) and out (results)."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,25 +90,6 @@ def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
     return int(text)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns padded to their widest cell, numbers to the right.
-
-    >>> print(table(("layer", "PBS"), [("score", 64), ("up", 8)]))
-    layer  PBS
-    score   64
-    up       8
-    """
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
-    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        columns = zip(row, widths, right, strict=True)
-        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in columns).rstrip()
-
-    return "\n".join([line(head), *map(line, cells)])
 
 
 def percent(part: float) -> str:

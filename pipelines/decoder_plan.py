@@ -9,7 +9,8 @@ from torusformer.fhe_compile.decoding.decoder import DecoderProgram
 from torusformer.fhe_compile.decoding.names import FEEDBACK, absorb_name, step_name
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.prices.failure import show_p_error
-from torusformer.pipelines.console import size, table
+from torusformer.pipelines.console import size
+from torusformer.tables import table
 
 
 def plan_decoder(decoder: DecoderProgram, prices: PriceList) -> Functions:

@@ -9,7 +9,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from torusformer.pipelines.console import percent, table
+from torusformer.pipelines.console import percent
+from torusformer.tables import table
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torusformer.fhe_compile import compile_program, save_program
 from torusformer.fhe_compile.circuit.calibrate import samples
 from torusformer.fhe_compile.prices.timings import this_machine
 from torusformer.fhe_compile.program.nodes import Linear, Port
-from torusformer.pipelines.chart import bar
 
 
 def classifier(tables: int) -> Builder:
@@ -86,12 +85,8 @@ def test_bars_in_the_terminal() -> None:
     longest = max(data.values())
     for line, (layer, seconds) in zip((first, second), data.items(), strict=True):
         assert line.startswith(layer)
-        assert abs(line.count("█") - len(bar(seconds / longest, 40))) <= 1
+        assert line.count("█") == pytest.approx(40 * seconds / longest, abs=1.5)
     assert "no bootstraps" in say("plan 0.onnx --chart").out
-
-
-def test_a_bar_has_eighths() -> None:
-    assert [bar(part, 2) for part in (0, 0.25, 0.3, 1)] == ["", "▌", "▋", "██"]
 
 
 def test_bars_as_a_picture(folder: Path) -> None:

@@ -98,7 +98,7 @@ def modules_after(statement: str) -> frozenset[str]:
             "import torusformer.serving",
             TRAINING | {"torusformer.models", "torusformer.quantize", "sklearn"},
         ),
-        ("import torusformer.pipelines.cli", TRAINING | ENCRYPTION),
+        ("import torusformer.pipelines.cli", TRAINING | ENCRYPTION | {"numpy", "pydantic", "rich"}),
     ],
 )
 def test_what_an_import_loads(statement: str, absent: set[str]) -> None:

@@ -11,6 +11,7 @@ encrypt: 2/3, 20 s, about 10 s left
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -26,9 +27,9 @@ SILENCE = 2.0  # seconds before the first word
 class Progress:
     """Says how long `label` has taken and how long it will.
 
-    `seconds` is an estimate for the whole, known beforehand (the plan's, say); with `total` steps
-    the steps done so far replace it. A terminal gets one line that moves, a log a new line after
-    ten seconds and then ever more rarely.
+    `seconds` is an estimate for the whole, known beforehand (the plan's, say); with `total` items
+    those done so far replace it. A terminal gets a bar that moves, a log a new line after ten
+    seconds and then ever more rarely.
     """
 
     def __init__(
@@ -45,12 +46,11 @@ class Progress:
         self.done = 0
         self.note = ""
         self._stream = stream if stream is not None else sys.stderr
-        self._live = self._stream.isatty()
         self._stop = threading.Event()
         self._start = 0.0
 
     def advance(self, note: str = "") -> None:
-        """One more step is done; `note` is shown behind the count ("loss 0.12")."""
+        """One more item is done; `note` is shown behind the count ("loss 0.12")."""
         self.done += 1
         self.note = note
 
@@ -59,8 +59,8 @@ class Progress:
         """Seconds since the block began."""
         return time.monotonic() - self._start
 
-    def line(self) -> str:
-        """What is shown now."""
+    def state(self) -> str:
+        """How far it is now."""
         parts = [f"{self.elapsed:.0f} s"]
         if self.total:
             parts.insert(0, f"{self.done}/{self.total}")
@@ -69,13 +69,11 @@ class Progress:
                 parts.append(f"about {max(0.0, whole - self.elapsed):.0f} s left")
         elif self.seconds is not None:
             parts[0] += f" of about {self.seconds:.0f} s"
-        if self.note:
-            parts.append(self.note)
-        return f"{self.label}: " + ", ".join(parts)
+        return ", ".join([*parts, self.note] if self.note else parts)
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread = threading.Thread(target=self._show, daemon=True)
         self._thread.start()
         return self
 
@@ -89,19 +87,39 @@ class Progress:
         self._thread.join()
         if self.elapsed >= SILENCE:
             word = "stopped after" if kind else "took"
-            self._show(f"{self.label}: {word} {self.elapsed:.1f} s", last=True)
+            self._write(f"{word} {self.elapsed:.1f} s")
 
-    def _tick(self) -> None:
-        pause = SILENCE
-        while not self._stop.wait(pause):
-            self._show(self.line(), last=False)
-            pause = 0.5 if self._live else max(10.0, self.elapsed / 2)
-
-    def _show(self, text: str, *, last: bool) -> None:
-        if self._live:
-            self._stream.write(f"\r\x1b[K{text}" + ("\n" if last else ""))
+    def _show(self) -> None:
+        if self._stop.wait(SILENCE):
+            return
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._move_bar()
         else:
-            self._stream.write(text + "\n")
+            self._write(self.state())
+            while not self._stop.wait(max(10.0, self.elapsed / 2)):
+                self._write(self.state())
+
+    def _move_bar(self) -> None:
+        """A bar of items done or of seconds gone; it swings where neither has an end."""
+        from rich import progress
+        from rich.console import Console
+
+        with progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[state]}", markup=False),
+            console=Console(file=self._stream),
+            transient=True,
+            redirect_stdout=False,  # the commands do
+            redirect_stderr=False,
+        ) as bars:
+            task = bars.add_task(self.label, total=self.total or self.seconds, state=self.state())
+            while not self._stop.wait(0.2):
+                done = self.done if self.total else self.elapsed
+                bars.update(task, completed=done, state=self.state())
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"{self.label}: {text}\n")
         self._stream.flush()
 
 

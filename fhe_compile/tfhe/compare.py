@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torusformer.fhe_compile.tfhe.plan import Plan
+from torusformer.tables import table
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ def compare(a: Plan, b: Plan) -> list[CompareRow]:
 
 def compare_table(rows: list[CompareRow], names: tuple[str, str]) -> str:
     """A line a layer, for people; "-" where there is nothing to divide by."""
-    cells: list[tuple[str, ...]] = [
-        ("layer", "PBS A", "PBS B", "A/B", "seconds A", "seconds B", "A/B")
-    ]
-    cells += [
+    head = ("layer", "PBS A", "PBS B", "A/B", "seconds A", "seconds B", "A/B")
+    cells = [
         (
             row.layer,
             *(f"{n:,}" for n in row.pbs),
@@ -66,14 +65,8 @@ def compare_table(rows: list[CompareRow], names: tuple[str, str]) -> str:
         )
         for row in rows
     ]
-    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
-    lines = [
-        "  ".join(
-            [f"{line[0]:<{first}}", *(f"{c:>{n}}" for c, n in zip(line[1:], others, strict=True))]
-        )
-        for line in cells
-    ]
-    return "\n".join([f"A  {names[0]}", f"B  {names[1]}", *lines])
+    lines = table(head, cells, right=range(1, len(head)))
+    return f"A  {names[0]}\nB  {names[1]}\n{lines}"
 
 
 def _ratio(ratio: float | None) -> str:

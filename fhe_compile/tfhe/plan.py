@@ -35,6 +35,7 @@ from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.estimate import Estimate
 from torusformer.fhe_compile.tfhe.expand import Expanded, expand
 from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding
+from torusformer.tables import table
 
 MAXIMUM_BITS = 16
 
@@ -144,22 +145,13 @@ class Plan:
         by_layer: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             by_layer.setdefault(row.layer, []).append(row)
-        lines = [("layer", "PBS", "bits", "seconds")]
+        head, cells = ("layer", "PBS", "bits", "seconds"), []
         for layer, rows in [*by_layer.items(), ("total", list(self.rows))]:
             widths = sorted({row.bits for row in rows}) or [0]
             bits = f"{widths[0]}-{widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
             pbs, seconds = sum(r.pbs for r in rows), sum(r.ms for r in rows) / 1000
-            lines.append((layer, f"{pbs:,}", bits, f"{seconds:.1f}"))
-        first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
-        text = [
-            "  ".join(
-                [
-                    f"{line[0]:<{first}}",
-                    *(f"{c:>{n}}" for c, n in zip(line[1:], others, strict=True)),
-                ]
-            )
-            for line in lines
-        ]
+            cells.append((layer, f"{pbs:,}", bits, f"{seconds:.1f}"))
+        text = [table(head, cells, right=range(1, len(head)))]
         keys, memory = self.key_bytes / 2**20, self.peak_memory_bytes / 2**20
         text.append(f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB")
         text.append(

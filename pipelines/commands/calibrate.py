@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from torusformer import InputError
 from torusformer.folders import output_file
-from torusformer.pipelines.console import Outcome, Subparsers, command, positive, table
+from torusformer.pipelines.console import Outcome, Subparsers, command, positive
 from torusformer.progress import Progress
+from torusformer.tables import table
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile.prices.cost import PriceList
@@ -98,4 +99,4 @@ def _table(prices: dict[str, PriceList], widest: int) -> str:
         )
     )
     head = ("ms", *prices, *(f"{name}, precise" for name in prices))
-    return f"{table(head, rows)}\n* from the widest measured, by work"
+    return f"{table(head, rows, right=range(1, len(head)))}\n* from the widest measured, by work"

@@ -21,8 +21,8 @@ from torusformer.pipelines.console import (
     percent,
     positive,
     size,
-    table,
 )
+from torusformer.tables import table
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ from torusformer.pipelines.console import (
     command,
     natural,
     positive,
-    table,
 )
+from torusformer.tables import table
 
 MODES = ("disable", "simulate", "execute")
 

@@ -17,8 +17,8 @@ from torusformer.pipelines.console import (
     natural,
     percent,
     positive,
-    table,
 )
+from torusformer.tables import table
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile.circuit.circuit import Mode
