@@ -106,8 +106,8 @@ def test_what_is_declared_is_used() -> None:
     assert distributions(["torusformer", *LINKS]) >= DECLARED - by_others
     files = ("Makefile", ".pre-commit-config.yaml", "CONTRIBUTING.md", "pyproject.toml")
     commands = {w for file in files for w in re.findall(r"(?:bin|BIN\))/([\w-]+)", read(file))}
-    kernel = {"ipykernel"}  # runs the notebooks
-    used = distributions(["benchmarks", "tests"]) | commands | by_others | kernel
+    plugins = {"ipykernel", "pytest-xdist"}  # run the notebooks; give pytest its workers
+    used = distributions(["benchmarks", "tests"]) | commands | by_others | plugins
     assert used >= TOOLS
 
 
