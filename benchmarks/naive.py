@@ -27,14 +27,14 @@ from torusformer.fhe_compile.program.nodes import (
     Sum,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
 def compile_naive(
     program: Program, samples: Sequence[Mapping[str, IntArray]], p_error: float
 ) -> Any:
     """A Concrete circuit; its inputs in the order of the program's."""
-    ranges = analyze(program)
+    ranges = program.ranges
     names = [port.name for port in program.inputs]
 
     def main(**arguments: Any) -> Any:

@@ -1,6 +1,6 @@
 """QONNX graph in; exact integer program, its cost, and its TFHE circuit out."""
 
-from torusformer.fhe_compile.circuit.circuit import Circuit, compile_program
+from torusformer.fhe_compile.circuit.circuit import Circuit, compile_plan, compile_program
 from torusformer.fhe_compile.circuit.concrete_options import CompileError
 from torusformer.fhe_compile.deployment.deployment import save_deployment
 from torusformer.fhe_compile.frontend.lowering import lower
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Port",
     "Program",
+    "compile_plan",
     "compile_program",
     "interpret",
     "load_program",

@@ -20,7 +20,6 @@ from torusformer.fhe_compile.prices.cost import load_prices
 from torusformer.fhe_compile.prices.failure import EXACT
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.fhe_compile.program.ports import dequantize_array
-from torusformer.fhe_compile.tfhe.expand import expand
 from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
 from torusformer.pipelines.values import to_integers
 from torusformer.progress import Progress, track
@@ -150,8 +149,9 @@ class Faulty(Answerer):
         super().__init__(program.inputs, program.outputs, program.metadata)
         self.p_error, rng = p_error, np.random.default_rng(seed)
         prices = load_prices(p_error=p_error)
-        self._interpreter = FaultyInterpreter(expand(program, prices), p_error, rng)
-        self.pbs_total = plan(program, prices).pbs_total
+        made = plan(program, prices)
+        self._interpreter = FaultyInterpreter(made.expanded, p_error, rng)
+        self.pbs_total = made.pbs_total
         self.faults = 0
 
     def call(self, q_x: Integers) -> Integers:

@@ -20,7 +20,7 @@ def plan_decoder(decoder: DecoderProgram, prices: PriceList) -> Functions:
 
 def plan_to_json(planned: Functions) -> dict[str, Any]:
     """Of each position a step and what a token of a prompt costs there; keys are shared."""
-    plans = {name: function.plan for name, function in planned.functions.items()}
+    plans = planned.functions
     steps = [name for name in plans if name.startswith("step")]
     last = plans[steps[-1]]
     return {

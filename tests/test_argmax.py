@@ -14,7 +14,6 @@ from torusformer.fhe_compile.passes.expand_argmax import expand_argmax
 from torusformer.fhe_compile.passes.expand_max import expand_max
 from torusformer.fhe_compile.program.nodes import ArgMax, Linear, Max, Port, Program
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
-from torusformer.fhe_compile.program.ranges import analyze
 
 
 def largest(count: int, bits: int) -> Program:
@@ -34,9 +33,9 @@ def test_the_first_of_the_largest_wins(count: int, data: st.DataObject):
     numbers = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
     x, expected = {"x": np.array([numbers])}, one_hot(int(np.argmax(numbers)), count)
     assert np.array_equal(interpret(program, x)["next"], expected)
-    expanded, known = expand_max(*expand_argmax(program))
+    expanded = expand_max(expand_argmax(program))
     assert np.array_equal(interpret(expanded, x)["next"], expected)
-    assert known["next.below"].hi.max() == 0
+    assert expanded.ranges["next.below"].hi.max() == 0
 
 
 def test_it_takes_three_bootstraps_a_number_less_one():
@@ -48,10 +47,10 @@ def test_maxima_expand_to_equal_integers():
     b = Builder(Port("x", (2, 3), -4, 2), Port("y", (3,), 0, 3))
     b.add(Max("m", "layer", ("x", "y")))
     program = b.program("m")
-    expanded, known = expand_max(program)
+    expanded = expand_max(program)
     assert not any(isinstance(node, Max) for node in expanded.nodes)
     same_outputs(program, expanded)
-    assert (known["m"].lo.min(), known["m"].hi.max()) == (0, 3)
+    assert (expanded.proved["m"].lo.min(), expanded.proved["m"].hi.max()) == (0, 3)
 
 
 def test_onnx_keeps_maxima_and_one_hot_ports():
@@ -73,7 +72,7 @@ def test_onnx_keeps_maxima_and_one_hot_ports():
 def test_a_row_of_a_table_is_bounded_by_its_rows():
     b = Builder(Port("token", (1, 4), 0, 1, one_hot=True))
     b.add(Linear("row", "embed", ("token",), np.array([[3, 0], [-1, 0], [4, 1], [1, 1]])))
-    found = analyze(b.program("row"))["row"]
+    found = b.program("row").ranges["row"]
     assert found.lo.tolist() == [[-1, 0]]
     assert found.hi.tolist() == [[4, 1]]
 

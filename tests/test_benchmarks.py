@@ -24,8 +24,8 @@ from benchmarks.store import Store
 from tests.programs import every_node
 from tests.programs import random_inputs as program_inputs
 from torusformer import InputError
-from torusformer.fhe_compile import interpret
-from torusformer.fhe_compile.tfhe.expand import OPTIONAL, expand
+from torusformer.fhe_compile import interpret, plan
+from torusformer.fhe_compile.passes.expand import OPTIONAL
 
 
 class Stub:
@@ -207,7 +207,7 @@ def test_the_naive_circuit_computes_the_program(build: Callable[..., Any]) -> No
 def test_without_a_pass_the_program_computes_the_same(name: str) -> None:
     program = every_node()
     inputs = program_inputs(program, np.random.default_rng(0))
-    with_all = interpret(expand(program).program, inputs)
-    with_less = interpret(expand(program, without={name}).program, inputs)
+    with_all = interpret(plan(program).expanded, inputs)
+    with_less = interpret(plan(program, without={name}).expanded, inputs)
     for port in program.outputs:
         assert np.array_equal(with_all[port.name], with_less[port.name])

@@ -11,9 +11,7 @@ from torusformer.fhe_compile.circuit.concrete_options import CompileError
 from torusformer.fhe_compile.circuit.trace import traced_function
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Port, Program, Table
-from torusformer.fhe_compile.program.ranges import analyze
-from torusformer.fhe_compile.tfhe.encode import encode
-from torusformer.fhe_compile.tfhe.expand import expand
+from torusformer.fhe_compile.tfhe.plan import plan
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +25,7 @@ def outputs(program: Program, values):
 
 def run_steps(program: Program, inputs):
     """The encoded steps on numpy arrays: what Concrete traces, without Concrete."""
-    expanded = expand(program)
-    encoding = encode(expanded.program, expanded.known)
+    encoding = plan(program).encoding
     reps = {f"input{i}": p.encode(inputs[p.port.name]) for i, p in enumerate(encoding.inputs)}
     results = traced_function(encoding)(**reps)
     results = results if isinstance(results, tuple) else (results,)
@@ -71,11 +68,11 @@ def test_planned_keys_are_about_as_large_as_the_real_ones(circuit: Circuit) -> N
 @given(program=programs())
 def test_expanded_and_encoded_give_the_same_integers(program: Program) -> None:
     rng = np.random.default_rng(0)
-    expanded = expand(program)
+    expanded = plan(program).expanded
     for extreme in ("", "", "lo", "hi"):
         inputs = random_inputs(program, rng, extreme)
         expected = outputs(program, interpret(program, inputs))
-        assert same(outputs(program, interpret(expanded.program, inputs)), expected)
+        assert same(outputs(program, interpret(expanded, inputs)), expected)
         assert same(run_steps(program, inputs), expected)
 
 
@@ -83,9 +80,8 @@ def test_expanded_and_encoded_give_the_same_integers(program: Program) -> None:
 @given(program=programs())
 def test_bounds_hold_every_value(program: Program) -> None:
     rng = np.random.default_rng(0)
-    expanded = expand(program)
-    for checked, known in ((program, None), (expanded.program, expanded.known)):
-        ranges = analyze(checked, known)
+    for checked in (program, plan(program).expanded):
+        ranges = checked.ranges
         for _ in range(5):
             for name, value in interpret(checked, random_inputs(program, rng)).items():
                 assert (ranges[name].lo <= value).all()

@@ -7,13 +7,12 @@ from tests.programs import Builder, every_node, random_inputs, random_program, s
 from torusformer import InputError
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Linear, Port, Program, Round
-from torusformer.fhe_compile.tfhe.expand import expand
 from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
 from torusformer.fhe_compile.tfhe.plan import plan
 
 
 def faulty(program: Program, p_error: float, seed: int = 0) -> FaultyInterpreter:
-    return FaultyInterpreter(expand(program), p_error, np.random.default_rng(seed))
+    return FaultyInterpreter(plan(program).expanded, p_error, np.random.default_rng(seed))
 
 
 def identity(size: int = 400) -> Program:

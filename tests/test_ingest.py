@@ -15,7 +15,6 @@ from torusformer.fhe_compile.frontend.ingest import ingest
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Linear, MatMul, Port, Program, Round, Table
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
-from torusformer.fhe_compile.program.ranges import analyze
 
 
 def quantized(port: Port, x: np.ndarray) -> np.ndarray:
@@ -30,7 +29,7 @@ def check(model: onnx.ModelProto, samples: int = 12, spread: float = 3.0) -> Pro
     rng = np.random.default_rng(0)
     again = from_onnx(to_onnx(program))
     session = ort.InferenceSession(to_onnx(program).SerializeToString())
-    ranges = analyze(program)
+    ranges = program.ranges
     for _ in range(samples):
         x = rng.normal(0, spread, port.shape).astype(np.float32)
         q_x = quantized(port, x)
@@ -270,7 +269,7 @@ def test_table_count_is_one_a_channel(tmp_path: Path) -> None:
     y = g.op("MatMul", g.quant("x", 0.5), g.weight(W))
     program = check(g.model(g.quant(g.op("Add", y, g.const([0.0, 0.0, 5.0])), 0.5)))
     table = next(n for n in program.nodes if isinstance(n, Table))
-    reach = analyze(program)[table.inputs[0]]
+    reach = program.ranges[table.inputs[0]]
     assert table.values.size == 2 * (reach.hi.max() - reach.lo.min() + 1)
 
 

@@ -78,7 +78,7 @@ def test_wires_join_outputs_and_inputs_by_name():
 
 
 def test_what_leaves_on_a_wire_is_a_fresh_table():
-    plans = {name: f.plan for name, f in plan_module(PROGRAMS, FEEDBACK).functions.items()}
+    plans = plan_module(PROGRAMS, FEEDBACK).functions
     assert plans["first"].pbs_by_layer["embed"] == 2  # memory0 is linear: looked up once more
     assert "embed" not in plans["then"].pbs_by_layer  # there it stays where it is
 

@@ -6,13 +6,12 @@ import pytest
 from tests.programs import Builder, same_outputs
 from torusformer.fhe_compile.passes.common_factors import remove_common_factors
 from torusformer.fhe_compile.program.nodes import Add, AddConst, Linear, Port, Program, Round, Table
-from torusformer.fhe_compile.program.ranges import analyze
 
 RNG = np.random.default_rng(0)
 
 
 def bits_read(program: Program) -> int:
-    ranges = analyze(program)
+    ranges = program.ranges
     return max(ranges[t.inputs[0]].span_bits for t in program.nodes if isinstance(t, Table))
 
 
@@ -40,7 +39,7 @@ def test_values_of_a_table_become_neighbours(per_channel):
     b.table("y", "l", "acc", lambda n: n % 11)
     before = b.program("y")
     after = remove_common_factors(before)
-    assert analyze(after)["t"].hi.max() <= 3
+    assert after.ranges["t"].hi.max() <= 3
     assert bits_read(after) < bits_read(before)
     same_outputs(before, after)
 

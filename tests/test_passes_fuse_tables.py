@@ -5,6 +5,7 @@ import pytest
 
 from tests.programs import Builder, Port
 from torusformer.fhe_compile.passes.fuse_tables import fuse_tables
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Add, AddConst, Scale, Table
 
@@ -20,7 +21,7 @@ def test_tables_compose_per_channel(inner_channels, outer_channels):
     b.add(Table("inner", "layer", ("x",), np.arange(inner_channels) * 6 + 2, inner))
     b.add(Table("out", "layer", ("inner",), np.arange(outer_channels) * 4 + 1, outer))
     before = b.program("out")
-    after = fuse_tables(before)
+    after = fuse_tables(before, PassOptions())
     assert [node.name for node in after.nodes] == ["out"]
     for value in range(-2, 4):
         x = {"x": np.full((2, 3), value)}
@@ -34,7 +35,7 @@ def test_what_is_scaled_and_shifted_in_between_is_taken_in():
     b.add(AddConst("shifted", "layer", ("scaled",), np.array([[1, 0, 5], [0, 2, 0]])))
     b.table("out", "layer", "shifted", lambda n: n**2)
     before = b.program("out")
-    after = fuse_tables(before)
+    after = fuse_tables(before, PassOptions())
     assert [node.name for node in after.nodes] == ["out"]
     for value in range(-2, 4):
         x = {"x": np.full((2, 3), value)}
@@ -47,7 +48,7 @@ def test_three_tables_become_two_where_all_readers_are_tables():
     b.table("a", "layer", "inner", lambda n: n + 1)
     b.table("b", "layer", "inner", lambda n: 3 * n + 2)
     before = b.program("a", "b")
-    after = fuse_tables(before)
+    after = fuse_tables(before, PassOptions())
     assert [node.name for node in after.nodes] == ["a", "b"]
     for value in range(4):
         x = {"x": np.full(2, value)}
@@ -60,7 +61,7 @@ def test_a_narrow_result_with_several_readers_is_kept():
     b.table("inner", "layer", "x", lambda n: n // 32)
     b.table("a", "layer", "inner", lambda n: n + 1)
     b.table("b", "layer", "inner", lambda n: n + 2)
-    assert len(fuse_tables(b.program("a", "b")).nodes) == 3
+    assert len(fuse_tables(b.program("a", "b"), PassOptions()).nodes) == 3
 
 
 def test_a_table_that_is_also_added_stays():
@@ -70,4 +71,4 @@ def test_a_table_that_is_also_added_stays():
     b.add(Add("b", "layer", ("inner", "x")))
     b.add(Scale("c", "layer", ("inner",), np.array(2)))
     b.table("d", "layer", "c", lambda n: n + 1)
-    assert len(fuse_tables(b.program("a", "b", "c", "d")).nodes) == 5
+    assert len(fuse_tables(b.program("a", "b", "c", "d"), PassOptions()).nodes) == 5

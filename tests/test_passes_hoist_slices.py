@@ -28,7 +28,6 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import analyze
 
 X = Port("x", (2, 3, 4), -2, 3)
 RNG = np.random.default_rng(0)
@@ -78,7 +77,7 @@ def test_each_rule(nodes: list[Node]) -> None:
     same(before, after)
     last = after.nodes[-1]
     assert type(last) is type(nodes[-1]) or isinstance(last, Slice)
-    old, new = (sum(r.lo.size for n, r in analyze(p).items() if n != "x") for p in (before, after))
+    old, new = (sum(r.lo.size for n, r in p.ranges.items() if n != "x") for p in (before, after))
     assert new < old
 
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from tests.programs import Builder
 from torusformer.fhe_compile import compile_program, interpret, plan
 from torusformer.fhe_compile.passes.narrow_clips import narrow_clips
-from torusformer.fhe_compile.prices.cost import load_prices
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Linear, Port, Program
-from torusformer.fhe_compile.program.ranges import analyze
 
 WEIGHT = np.array([[40, -40], [-35, 8], [7, 9], [2, 30]])
 
@@ -30,12 +29,12 @@ def inputs(count: int) -> np.ndarray:
 @given(st.integers(-130, 130), st.integers(1, 40), st.integers(0, 3))
 def test_any_window_keeps_its_integers(start: int, size: int, drop: int):
     program = clipped(lambda n: np.clip(n - start, 0, size) >> drop)
-    split, known = narrow_clips(program, load_prices())
-    ranges = analyze(split, known)
+    split = narrow_clips(program, PassOptions())
+    ranges = split.ranges
     for x in inputs(20):
         found = interpret(split, {"x": x})
         assert np.array_equal(found["y"], interpret(program, {"x": x})["y"])
-        for name, reach in known.items():
+        for name, reach in split.proved.items():
             assert (reach.lo <= found[name]).all()
             assert (found[name] <= reach.hi).all()
             assert np.array_equal(ranges[name].hi, reach.hi)
@@ -43,7 +42,7 @@ def test_any_window_keeps_its_integers(start: int, size: int, drop: int):
 
 def test_nine_bits_become_narrow_ones():
     program = clipped(lambda n: np.clip(n + 7, 0, 15))
-    assert analyze(program)["sums"].span_bits == 9
+    assert program.ranges["sums"].span_bits == 9
     tables = {row.tag: row.bits for row in plan(program).rows if row.op != "round"}
     assert {"clip.y.clipped", "clip.y"} <= tables.keys()
     assert max(tables.values()) <= 6
@@ -51,7 +50,7 @@ def test_nine_bits_become_narrow_ones():
 
 def test_what_is_no_clip_stays():
     program = clipped(lambda n: n % 5)
-    assert narrow_clips(program, load_prices())[0].nodes == program.nodes
+    assert narrow_clips(program, PassOptions()).nodes == program.nodes
 
 
 @pytest.mark.parametrize("name", ["window", "step"])
@@ -59,7 +58,7 @@ def test_a_decrypted_clip_is_exact(name: str):
     function = {"window": lambda n: np.clip(n + 7, 0, 15), "step": lambda n: (n > 20).astype(int)}
     program = clipped(function[name])
     circuit = compile_program(program)
-    assert any(node.name == "y.near" for node in circuit.expanded.program.nodes)
+    assert any(node.name == "y.near" for node in circuit.plan.expanded.nodes)
     circuit.keygen()
     for x in inputs(3):
         expected = interpret(program, {"x": x})["y"]

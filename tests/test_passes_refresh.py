@@ -4,10 +4,8 @@ import numpy as np
 
 from tests.programs import Builder, same_outputs
 from torusformer.fhe_compile import compile_program, interpret, plan
-from torusformer.fhe_compile.passes.refresh import PRECISE, refresh_outputs
+from torusformer.fhe_compile.passes.refresh import refresh_outputs, refresh_sums
 from torusformer.fhe_compile.program.nodes import Add, Linear, Port, Program, Reshape, Round, Table
-from torusformer.fhe_compile.program.ranges import analyze
-from torusformer.fhe_compile.tfhe.expand import expand
 
 RNG = np.random.default_rng(0)
 
@@ -27,7 +25,7 @@ def network(inner: int, last: int, factor: int) -> Program:
 
 def test_refreshed_values_are_the_same():
     before = network(4, 3, 5)
-    after, _ = refresh_outputs(before)
+    after = refresh_outputs(before)
     fresh = [n.name for n in after.nodes if n.name.endswith(".far")]
     assert fresh == ["u.far", "v.far"]
     for _ in range(10):
@@ -38,10 +36,10 @@ def test_refreshed_values_are_the_same():
 
 def test_only_where_the_plan_gets_cheaper():
     dear = network(200, 4, 40)  # 4-bit tables feed sums of 10 bits
-    assert "u.far" in {n.name for n in expand(dear).program.nodes}
+    assert "u.far" in {n.name for n in plan(dear).expanded.nodes}
     assert plan(dear).predicted_seconds < 0.8 * without_refresh(dear)
     narrow = network(200, 4, 1)
-    assert "u.far" not in {n.name for n in expand(narrow).program.nodes}
+    assert "u.far" not in {n.name for n in plan(narrow).expanded.nodes}
 
 
 def test_a_table_is_seen_through_another_shape():
@@ -49,24 +47,18 @@ def test_a_table_is_seen_through_another_shape():
     b.table("t", "first", "x", lambda n: n // 8)
     b.add(Reshape("row", "first", ("t",), (1, 2, 2)))
     b.add(Linear("y", "head", ("row",), np.full((2, 2), 100)))
-    after, _ = refresh_outputs(b.program("y"))
+    after = refresh_outputs(b.program("y"))
     assert after.node("y").inputs == ("row.far",)
     same_outputs(b.program("y"), after)
 
 
 def without_refresh(program: Program) -> float:
-    from torusformer.fhe_compile.prices.cost import load_prices
-    from torusformer.fhe_compile.tfhe.encode import encode
-    from torusformer.fhe_compile.tfhe.plan import plan_encoded
-
-    left_out = expand(program, without={"refresh_outputs"})
-    encoding = encode(left_out.program, left_out.known)
-    return plan_encoded(left_out, encoding, load_prices()).predicted_seconds
+    return plan(program, without={"refresh_outputs", "refresh_sums"}).predicted_seconds
 
 
 def test_refreshed_programs_decrypt_exactly():
     program = network(6, 3, 40)
-    refreshed, _ = refresh_outputs(program)
+    refreshed = refresh_outputs(program)
     circuit = compile_program(refreshed)
     circuit.keygen()
     x = {"x": RNG.integers(0, 16, (1, 6))}
@@ -91,17 +83,17 @@ def chosen() -> Program:
 
 def test_what_is_read_precisely_reads_copies_by_kind_of_reader():
     program = chosen()
-    after, known = refresh_outputs(program, None, PRECISE)
+    after = refresh_sums(program)
     made = {node.name: node for node in after.nodes}
     assert made["wide"].inputs == ("token.far",)
     assert made["up"].inputs == ("hidden.far",)
     assert made["narrow"].inputs == ("token",)  # not read precisely
-    assert known["token.far"].one_hot
+    assert after.proved["token.far"].one_hot
     assert made["token.far"].apart
     for index in range(4):
         x = {"token": np.eye(4, dtype=np.int64)[[index]]}
         assert np.array_equal(interpret(after, x)["y"], interpret(program, x)["y"])
-    assert analyze(after, known)["wide"].hi.tolist() == [[300, 70]]
+    assert after.ranges["wide"].hi.tolist() == [[300, 70]]
 
 
 def test_a_decrypted_copy_of_an_index_is_exact():

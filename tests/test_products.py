@@ -5,7 +5,9 @@ import pytest
 
 from tests.programs import Builder, Port, random_inputs
 from torusformer.fhe_compile import compile_program
-from torusformer.fhe_compile.passes.products import expand_products
+from torusformer.fhe_compile.passes.multiply import Product
+from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.products import choose, expand_products
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import MatMul, Mul, Table
@@ -27,8 +29,8 @@ def product(kind, x_range, y_range, x_shape=(2, 3), y_shape=(3, 2), reader=False
 
 
 def check(program, prices, strategy):
-    expanded, known, (choice,) = expand_products(program, prices)
-    assert choice.strategy == strategy, choice.price_ms
+    expanded = expand_products(program, PassOptions(prices))
+    assert list(expanded.strategies.values()) == [strategy]
     assert not any(isinstance(node, Mul | MatMul) for node in expanded.nodes)
     rng = np.random.default_rng(0)
     for extreme in ("lo", "hi", *[""] * 20):
@@ -36,7 +38,10 @@ def check(program, prices, strategy):
         before, after = interpret(program, inputs), interpret(expanded, inputs)
         for port in program.outputs:
             assert np.array_equal(before[port.name], after[port.name])
-            assert port.name not in known or (known[port.name].lo <= after[port.name]).all()
+            assert (
+                port.name not in expanded.proved
+                or (expanded.proved[port.name].lo <= after[port.name]).all()
+            )
     return expanded
 
 
@@ -116,7 +121,8 @@ def test_a_square_is_one_table_of_its_operand():
 
 
 def test_the_price_picks_the_strategy_and_is_recorded():
-    _, _, (choice,) = expand_products(product(MatMul, (0, 1), (0, 1)), FLAT)
+    program = product(MatMul, (0, 1), (0, 1))
+    choice = choose(Product(program.node("xy"), program.ranges), FLAT)
     assert choice.strategy == "packed"  # 12 lookups against 12 + 6 + 6
     assert choice.price_ms == {
         "pair sums": 24.0, "pair sums, 3 a table": 16.0, "difference of squares": 24.0,
@@ -136,7 +142,7 @@ def test_decrypted_products_are_exact(kind, x_shape, cheap, strategy):
     prices = PriceList({}, table_ms=table_ms, round_ms={1: 1.0})
     program = product(kind, (-1, 1), (0, 2), x_shape, (4, 2))
     circuit = compile_program(program, prices=prices)
-    assert [choice.strategy for choice in circuit.plan.choices] == [strategy]
+    assert circuit.plan.expanded.strategies == {"xy": strategy}
     circuit.keygen()
     inputs = random_inputs(program, np.random.default_rng(0), "")
     found = circuit.run(inputs, fhe="execute")["xy"]

@@ -52,9 +52,9 @@ def costs(preset: str, context: int) -> dict[str, Any]:
     found: dict[str, Any] = {"context": context}
     for loop, program in (("closed", decoder.close()), ("open", decoder)):
         planned = plan_decoder(program, prices).functions
-        steps = [planned[step_name(p)].plan for p in range(context)]
+        steps = [planned[step_name(p)] for p in range(context)]
         last = program.steps[-1]
-        alone = plan_module({"step": last}, {}, prices, prices.p_error).functions["step"].plan
+        alone = plan_module({"step": last}, {}, prices, prices.p_error).functions["step"]
         found[loop] = {
             "pbs": [plan.pbs_total for plan in steps],
             "seconds": [round(plan.predicted_seconds, 3) for plan in steps],

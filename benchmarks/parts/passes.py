@@ -9,11 +9,8 @@ from benchmarks.parts.digits import FAST, STANDARD, model
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part
 from torusformer import TorusformerError
-from torusformer.fhe_compile import Program
-from torusformer.fhe_compile.prices.cost import load_prices
-from torusformer.fhe_compile.tfhe.encode import encode
-from torusformer.fhe_compile.tfhe.expand import OPTIONAL, expand
-from torusformer.fhe_compile.tfhe.plan import plan_encoded
+from torusformer.fhe_compile import Program, plan
+from torusformer.fhe_compile.passes.expand import OPTIONAL
 
 ALL = "none"
 
@@ -21,8 +18,7 @@ ALL = "none"
 def planned(program: Program, without: frozenset[str]) -> dict[str, Any]:
     """Bootstraps, widest read and seconds of a program whose expansion leaves passes out."""
     try:
-        expanded = expand(program, without=without)
-        cost = plan_encoded(expanded, encode(expanded.program, expanded.known), load_prices())
+        cost = plan(program, without=without)
     except TorusformerError as error:
         return {"error": str(error)}
     seconds = round(cost.predicted_seconds, 3)

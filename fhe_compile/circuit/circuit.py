@@ -28,18 +28,17 @@ from torusformer.fhe_compile.circuit.concrete_options import (
     sent_key_bytes,
 )
 from torusformer.fhe_compile.circuit.functions import (
-    Function,
     Functions,
-    plan_function,
     plan_module,
 )
 from torusformer.fhe_compile.circuit.trace import ProvedBitWidths, traced_function
 from torusformer.fhe_compile.circuit.wires import Wire
-from torusformer.fhe_compile.prices.cost import PriceList, load_prices
+from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import IntArray, Program
 from torusformer.fhe_compile.program.ports import check_ports
+from torusformer.fhe_compile.tfhe.plan import Plan, plan
 
 Mode = Literal["disable", "simulate", "execute"]
 Inputs = Mapping[str, np.ndarray] | np.ndarray
@@ -52,9 +51,8 @@ class Circuit:
     `inner` is Concrete's module, which may have other functions under the same keys.
     """
 
-    def __init__(self, name: str, planned: Function, inner: Any) -> None:
-        self.program, self.expanded = planned.program, planned.expanded
-        self.encoding, self.plan = planned.encoding, planned.plan
+    def __init__(self, name: str, plan: Plan, inner: Any) -> None:
+        self.program, self.encoding, self.plan = plan.program, plan.encoding, plan
         self.inner, self._function = inner, getattr(inner, name)
 
     def keygen(self, force: bool = False) -> None:
@@ -172,9 +170,15 @@ def compile_program(
     """
     report = progress or (lambda _: None)
     report("planning")
-    prices = prices or load_prices(p_error=check_p_error(p_error))
-    planned = Functions({ONLY: plan_function(program, prices, p_error)}, ())
-    return _compile(planned, p_error, simulate, report).functions[ONLY]
+    return compile_plan(plan(program, prices, check_p_error(p_error)), simulate, report)
+
+
+def compile_plan(
+    plan: Plan, simulate: bool = False, progress: Callable[[str], None] | None = None
+) -> Circuit:
+    """Compile what was planned before; arguments as `compile_program`."""
+    report = progress or (lambda _: None)
+    return _compile(Functions({ONLY: plan}, ()), plan.p_error, simulate, report).functions[ONLY]
 
 
 def compile_module(
@@ -207,7 +211,7 @@ def _compile(
         }
     )
     labels = ProvedBitWidths({name: f.encoding for name, f in functions.items()})
-    rows = [row for f in functions.values() for row in f.plan.rows]
+    rows = [row for f in functions.values() for row in f.rows]
     among = f" in {len(functions)} functions" if len(functions) > 1 else ""
     report(f"compiling {sum(row.pbs for row in rows):,} bootstraps{among}")
     inputsets: Any = {name: extremes(f.encoding) for name, f in functions.items()}
@@ -222,7 +226,7 @@ def _compile(
     return Module(planned, inner)
 
 
-def _definition(name: str, function: Function) -> backend.FunctionDef:
+def _definition(name: str, function: Plan) -> backend.FunctionDef:
     traced = traced_function(function.encoding)
     traced.__name__ = name
     names = inspect.signature(traced).parameters

@@ -12,14 +12,14 @@ from torusformer.fhe_compile.circuit.wires import (
     wired_ports,
     wires_between,
 )
-from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
+from torusformer.fhe_compile.passes.expand import ON_WIRES, expand
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.nodes import Port, Program
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.estimate import Estimate
-from torusformer.fhe_compile.tfhe.expand import Expanded, expand
-from torusformer.fhe_compile.tfhe.plan import Plan, plan_encoded
+from torusformer.fhe_compile.tfhe.plan import Plan, planned
 from torusformer.fhe_compile.tfhe.steps import Encoding
 
 # Narrow tables laid out as wide as logits run a quarter slower than the plan says, measured on
@@ -28,28 +28,11 @@ WIDE_LAYOUT_PENALTY = 1.1
 
 
 @dataclass(frozen=True, eq=False)
-class Function:
-    """One function of a module, as it is traced, and what a run of it costs."""
-
-    program: Program
-    expanded: Expanded
-    encoding: Encoding
-    plan: Plan
-
-
-@dataclass(frozen=True, eq=False)
 class Functions:
     """All functions of a module, planned together, and the wires between them."""
 
-    functions: Mapping[str, Function]
+    functions: Mapping[str, Plan]
     wires: tuple[Wire, ...]
-
-
-def plan_function(program: Program, prices: PriceList, p_error: float = EXACT) -> Function:
-    """A program by itself, with parameters of its own."""
-    expanded = expand(program, prices)
-    encoding = encode(expanded.program, expanded.known)
-    return Function(program, expanded, encoding, plan_encoded(expanded, encoding, prices, p_error))
 
 
 def plan_module(
@@ -65,57 +48,47 @@ def plan_module(
     prices = prices or load_prices(p_error=check_p_error(p_error))
     feedback = feedback or {}
     wired = wired_ports(programs, feedback)
+    ways = {name: expand(program, PassOptions(prices)) for name, program in programs.items()}
     # All or none: what pays in one function alone does not where others decide its parameters.
-    plain, fresh = (
-        _encoded(programs, feedback, wired, prices, refresh=how) for how in (False, True)
-    )
-    fresher = fresh.estimate.total_ms() < WIDE_LAYOUT_PENALTY * plain.estimate.total_ms()
-    expanded, encodings, wires, module = fresh if fresher else plain
-    return Functions(
-        {
-            name: Function(
-                program,
-                expanded[name],
-                encodings[name],
-                plan_encoded(expanded[name], encodings[name], prices, p_error, module),
-            )
-            for name, program in programs.items()
-        },
-        wires,
-    )
+    plain = _together({name: found[0] for name, found in ways.items()}, feedback, wired, prices)
+    last = {name: found[-1] for name, found in ways.items()}
+    fresh = _together(last, feedback, wired, prices, fresh_indices=True)
+    fresher = fresh.whole.total_ms() < WIDE_LAYOUT_PENALTY * plain.whole.total_ms()
+    found = fresh if fresher else plain
+    functions = {}
+    for name, program in programs.items():
+        estimate = Estimate(found.encodings[name], prices, found.whole)
+        functions[name] = planned(program, found.expanded[name], estimate, p_error, found.whole)
+    return Functions(functions, found.wires)
 
 
 class _Together(NamedTuple):
     """One way to do all functions of a module, and what it costs."""
 
-    expanded: Mapping[str, Expanded]
+    expanded: Mapping[str, Program]
     encodings: Mapping[str, Encoding]
     wires: tuple[Wire, ...]
-    estimate: Estimate
+    whole: Estimate
 
 
-def _encoded(
-    programs: Mapping[str, Program],
+def _together(
+    expanded: Mapping[str, Program],
     feedback: Mapping[str, str],
     wired: Mapping[str, Mapping[str, Port]],
     prices: PriceList,
     *,
-    refresh: bool,
+    fresh_indices: bool = False,
 ) -> _Together:
-    """Every function expanded and encoded, the wires, and what all of them cost together.
-
-    With `refresh`, what is read precisely is looked up once more in every function.
-    """
-    without, always = ((), ("refresh_outputs",)) if refresh else (("refresh_outputs",), ())
-    expanded = {
-        name: refresh_wires(
-            expand(program, prices, without, always=always), wired[name], one_hot=refresh
-        )
-        for name, program in programs.items()
-    }
-    encodings = {
-        name: encode(found.program, found.known, wired[name]) for name, found in expanded.items()
-    }
+    """Every function encoded, the wires, and what all of them cost together."""
+    for rewrite in ON_WIRES:
+        expanded = {
+            name: rewrite(
+                program,
+                PassOptions(prices, wired=frozenset(wired[name]), fresh_indices=fresh_indices),
+            )
+            for name, program in expanded.items()
+        }
+    encodings = {name: encode(program, wired[name]) for name, program in expanded.items()}
     wires = wires_between(encodings, feedback)
     whole, encodings = share_layouts(encodings, wires)
     return _Together(expanded, encodings, wires, Estimate(whole, prices))

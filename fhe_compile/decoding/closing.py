@@ -33,7 +33,6 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
 )
 from torusformer.fhe_compile.program.ports import quantize_array
-from torusformer.fhe_compile.program.ranges import analyze
 
 LAYER = "argmax"
 LOWEST, HIGHEST = -2.0, 4.4  # nats: where the largest of logits + noise is to lie
@@ -89,7 +88,7 @@ def close(program: Program) -> Program:
     """
     logits, window = logits_of(program), window_of(program.metadata)
     noise = noise_port(logits)
-    reach = analyze(program)[LOGITS]
+    reach = program.ranges[LOGITS]
     zeros = comparable(logits, np.zeros(logits.shape, np.int64))
     lo, hi = int((reach.lo + zeros).min()) + noise.lo, int((reach.hi + zeros).max()) + noise.hi
     read = window.read(np.arange(lo, hi + 1))

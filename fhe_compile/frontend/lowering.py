@@ -9,7 +9,7 @@ import onnx
 
 from torusformer.fhe_compile.frontend.ingest import ingest
 from torusformer.fhe_compile.frontend.token_wise import Tokens, tokens_of
-from torusformer.fhe_compile.passes.hoist_slices import hoist_slices
+from torusformer.fhe_compile.passes.expand import AT_LOWERING
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.program.onnx_io import load_model
 
@@ -34,4 +34,7 @@ def lower(
         BitWidthError: a table input over 16 bits.
     """
     model = source if isinstance(source, onnx.ModelProto) else load_model(source)
-    return hoist_slices(ingest(model, metadata, tokens_of(tokens, model)))
+    program = ingest(model, metadata, tokens_of(tokens, model))
+    for rewrite in AT_LOWERING:
+        program = rewrite(program)
+    return program

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import AddConst, Linear, Node, Program
 
 
-def centre_choices(program: Program) -> Program:
+def centre_choices(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with smaller weights on one-hot inputs."""
     choices = {port.name for port in program.inputs if port.one_hot}
     nodes: list[Node] = []
@@ -30,4 +31,4 @@ def centre_choices(program: Program) -> Program:
             continue
         around = replace(node, name=f"{node.name}.centred", weight=node.weight - centre)
         nodes += [around, AddConst(node.name, node.layer, (around.name,), centre)]
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)

@@ -20,18 +20,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.reindex import reindexed
 from torusformer.fhe_compile.program.nodes import AddConst, IntArray, Linear, Node, Program, Table
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def remove_common_factors(program: Program) -> Program:
+def remove_common_factors(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with narrower sums where weights or table values have common factors."""
     return _divide_columns(_divide_tables(program))
 
 
 def _divide_tables(program: Program) -> Program:
-    readers, ranges = program.consumers(), analyze(program)
+    readers, ranges = program.consumers(), program.ranges
     outputs = {port.name for port in program.outputs}
     divided: dict[str, tuple[IntArray, IntArray]] = {}  # factor and offset a channel
     nodes: list[Node] = []
@@ -50,7 +51,7 @@ def _divide_tables(program: Program) -> Program:
             nodes += [whole, AddConst(node.name, node.layer, (whole.name,), added)]
             continue
         nodes.append(node)
-    return program.replace(nodes=tuple(nodes))
+    return program.forgetting(divided).rewritten(nodes)
 
 
 def _normalized(node: Table, x: Interval) -> tuple[IntArray, IntArray, Table]:
@@ -70,9 +71,10 @@ def _normalized(node: Table, x: Interval) -> tuple[IntArray, IntArray, Table]:
 
 
 def _divide_columns(program: Program) -> Program:
-    readers, ranges = program.consumers(), analyze(program)
+    readers, ranges = program.consumers(), program.ranges
     outputs = {port.name for port in program.outputs}
     nodes = {node.name: node for node in program.nodes}
+    divided: list[str] = []
     for node in program.nodes:
         if not isinstance(node, Linear) or node.name in outputs:
             continue
@@ -82,6 +84,7 @@ def _divide_columns(program: Program) -> Program:
             continue
         narrow = replace(node, weight=node.weight // factor)
         nodes[node.name] = narrow
+        divided.append(node.name)
         lowest = ranges[node.name].lo // factor
         highest = ranges[node.name].hi // factor
         for added, table in paths:
@@ -89,7 +92,7 @@ def _divide_columns(program: Program) -> Program:
                 nodes.pop(gone.name, None)
             shift = sum((a.value for a in added), np.array(0)) + table.offset
             nodes[table.name] = _every(table, node.name, factor, shift, lowest, highest)
-    return program.replace(nodes=tuple(nodes.values()))
+    return program.forgetting(divided).rewritten(nodes.values())
 
 
 def _paths(

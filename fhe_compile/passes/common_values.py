@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Node, Program
 
 
@@ -22,7 +23,7 @@ def _key(node: Node) -> tuple[object, ...]:
     return tuple(fields)
 
 
-def merge_common_values(program: Program) -> Program:
+def merge_common_values(program: Program, _: PassOptions | None = None) -> Program:
     """Readers of a repeated value read its first occurrence; outputs keep their own names."""
     outputs = {port.name for port in program.outputs}
     first: dict[tuple[object, ...], str] = {}
@@ -35,4 +36,4 @@ def merge_common_values(program: Program) -> Program:
             renamed[node.name] = found
         else:
             nodes.append(node)
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)

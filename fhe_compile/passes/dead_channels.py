@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Concat,
@@ -27,23 +28,23 @@ from torusformer.fhe_compile.program.nodes import (
     Scale,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import analyze
 
 Mask = NDArray[np.bool_]
 ELEMENTWISE = (AddConst, Scale, Round, Table)
 
 
-def remove_dead_channels(program: Program) -> Program:
+def remove_dead_channels(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with fewer channels inside; inputs and outputs stay whole."""
     program = _fold_constant_channels(program)
     keep = _Channels(program).keep
     if all(mask.all() for mask in keep.values()):
         return program
-    return program.replace(nodes=tuple(_shrunk(node, keep) for node in program.nodes))
+    shrunk = [name for name, mask in keep.items() if not mask.all()]
+    return program.forgetting(shrunk).rewritten(_shrunk(node, keep) for node in program.nodes)
 
 
 def _fold_constant_channels(program: Program) -> Program:
-    ranges = analyze(program)
+    ranges = program.ranges
     nodes: list[Node] = []
     for node in program.nodes:
         if not isinstance(node, Linear):
@@ -61,7 +62,7 @@ def _fold_constant_channels(program: Program) -> Program:
             nodes += [rest, AddConst(node.name, node.layer, (rest.name,), added)]
         else:
             nodes.append(rest)
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)
 
 
 class _Channels:
@@ -73,8 +74,8 @@ class _Channels:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.sizes = {n: (r.shape or (1,))[-1] for n, r in analyze(program).items()}
-        self.ranks = {n: len(r.shape) for n, r in analyze(program).items()}
+        self.sizes = {n: (r.shape or (1,))[-1] for n, r in program.ranges.items()}
+        self.ranks = {n: len(r.shape) for n, r in program.ranges.items()}
         self.keep = self._live()
         while self._widen():
             pass

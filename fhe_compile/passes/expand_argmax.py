@@ -13,10 +13,9 @@ Worked example: [3, 7, 7, 1] has maximum 7, equality [0, 1, 1, 0], result [0, 1,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import (
     AddConst,
     ArgMax,
@@ -30,15 +29,12 @@ from torusformer.fhe_compile.program.nodes import (
     Sub,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def expand_argmax(
-    program: Program, known: Mapping[str, Interval] | None = None
-) -> tuple[Program, dict[str, Interval]]:
-    """The program without `ArgMax`; the ranges of distances to the maximum, added to `known`."""
-    known = dict(known or {})
-    ranges = analyze(program, known)
+def expand_argmax(program: Program, _: PassOptions | None = None) -> Program:
+    """The program without `ArgMax`; distances to the maximum have proved ranges."""
+    ranges, proved = program.ranges, dict[str, Interval]()
     nodes: list[Node] = []
     for node in program.nodes:
         if not isinstance(node, ArgMax):
@@ -46,9 +42,9 @@ def expand_argmax(
             continue
         reach = ranges[node.inputs[0]]
         furthest = reach.lo - reach.hi.max(-1, keepdims=True)
-        known[f"{node.name}.below"] = Interval(furthest, np.zeros_like(furthest))
+        proved[f"{node.name}.below"] = Interval(furthest, np.zeros_like(furthest))
         nodes += _Search(node, reach.shape).nodes(int(furthest.min()))
-    return program.replace(nodes=tuple(nodes)), known
+    return program.rewritten(nodes, proved)
 
 
 class _Search:

@@ -8,20 +8,16 @@ maximum itself is handed on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Add, Max, Node, Program, Sub, Table
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def expand_max(
-    program: Program, known: Mapping[str, Interval] | None = None
-) -> tuple[Program, dict[str, Interval]]:
-    """The program without `Max`, and their ranges, added to `known` ones."""
-    known = dict(known or {})
-    ranges = analyze(program, known)
+def expand_max(program: Program, _: PassOptions | None = None) -> Program:
+    """The program without `Max`; what were maxima keep their ranges."""
+    ranges, proved = program.ranges, dict[str, Interval]()
     nodes: list[Node] = []
     for node in program.nodes:
         if not isinstance(node, Max):
@@ -36,5 +32,5 @@ def expand_max(
             Table(f"{name}.relu", layer, (f"{name}.ahead",), np.array(-lo), above),
             Add(name, layer, (y, f"{name}.relu")),
         ]
-        known[name] = ranges[name]
-    return program.replace(nodes=tuple(nodes)), known
+        proved[name] = ranges[name]
+    return program.rewritten(nodes, proved)

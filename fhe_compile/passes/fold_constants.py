@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
@@ -26,12 +29,12 @@ from torusformer.fhe_compile.program.nodes import (
     Sum,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def fold_constants(program: Program) -> Program:
+def fold_constants(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with constants where constants suffice."""
-    ranges = analyze(program)
+    ranges = program.ranges
     constants: dict[str, IntArray] = {}
     nodes: list[Node] = []
     for node in program.nodes:
@@ -41,10 +44,10 @@ def fold_constants(program: Program) -> Program:
             nodes.append(Constant(node.name, node.layer, (), value.lo))
         else:
             nodes.extend(_fold(node, constants, ranges))
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)
 
 
-def _fold(node: Node, constants: dict[str, IntArray], ranges: dict[str, Interval]) -> list[Node]:
+def _fold(node: Node, constants: dict[str, IntArray], ranges: Mapping[str, Interval]) -> list[Node]:
     known = [i in constants for i in node.inputs]
     if not isinstance(node, Add | Sub | Mul | MatMul) or sum(known) != 1:
         return [node]

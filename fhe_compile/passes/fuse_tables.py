@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.reindex import reindexed
-from torusformer.fhe_compile.prices.cost import PriceList, load_prices
+from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.nodes import AddConst, Node, Program, Scale, Table
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,26 +29,17 @@ class _Reader:
     table: Table
 
 
-def fuse_tables(
-    program: Program,
-    known: Mapping[str, Interval] | None = None,
-    prices: PriceList | None = None,
-) -> Program:
-    """The same program without tables whose only readers are tables.
-
-    `known` holds ranges proved before products were expanded, which interval arithmetic over the
-    expanded form cannot see.
-    """
-    readers, ranges = program.consumers(), analyze(program, known)
+def fuse_tables(program: Program, options: PassOptions) -> Program:
+    """The same program without tables whose only readers are tables."""
+    readers, ranges = program.consumers(), program.ranges
     outputs = {port.name for port in program.outputs}
-    prices = prices or load_prices()
     nodes = {node.name: node for node in program.nodes}
     for node in program.nodes:
         inner = nodes.get(node.name)
         if not isinstance(inner, Table) or inner.name in outputs:
             continue
         found = _readers(inner.name, readers, outputs)
-        if not found or not _pays(inner, found, ranges, prices):
+        if not found or not _pays(inner, found, ranges, options.prices):
             continue
         for reader in found:
             for between in reader.between:
@@ -57,7 +49,7 @@ def fuse_tables(
             shape = ranges[outer.name].shape
             nodes[outer.name] = _compose(inner, reader.between, outer, shape)
         del nodes[inner.name]
-    return program.replace(nodes=tuple(nodes.values()))
+    return program.rewritten(nodes.values())
 
 
 def _readers(

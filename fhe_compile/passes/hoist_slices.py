@@ -22,6 +22,7 @@ import numpy as np
 
 from torusformer.fhe_compile.passes.common_values import merge_common_values
 from torusformer.fhe_compile.passes.dead_nodes import remove_dead_nodes
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
@@ -43,13 +44,12 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import analyze
 
 Shape = tuple[int, ...]
 Cut = tuple[slice, ...]  # one slice an axis
 
 
-def hoist_slices(program: Program) -> Program:
+def hoist_slices(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with every slice as early as it can be, dead rows gone."""
     program = remove_dead_nodes(merge_common_values(program))
     while (moved := _hoist_one(program)) is not None:
@@ -58,7 +58,7 @@ def hoist_slices(program: Program) -> Program:
 
 
 def _hoist_one(program: Program) -> Program | None:
-    shapes = {name: reach.shape for name, reach in analyze(program).items()}
+    shapes = {name: reach.shape for name, reach in program.ranges.items()}
     made = {node.name: node for node in program.nodes}
     readers = program.consumers()
     outputs = {port.name for port in program.outputs}
@@ -73,7 +73,7 @@ def _hoist_one(program: Program) -> Program | None:
             nodes: list[Node] = []
             for other in program.nodes:
                 nodes.extend(replacement if other is node else [other])
-            return program.replace(nodes=tuple(nodes))
+            return program.rewritten(nodes)
     return None
 
 

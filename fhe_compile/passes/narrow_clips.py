@@ -18,11 +18,11 @@ Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, l = 1, r = -1, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.nodes import (
     Add,
@@ -35,29 +35,26 @@ from torusformer.fhe_compile.program.nodes import (
     Sub,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def narrow_clips(
-    program: Program, prices: PriceList, known: Mapping[str, Interval] | None = None
-) -> tuple[Program, dict[str, Interval]]:
-    """The program with such tables split where that is cheaper, and the ranges of their r."""
-    known = dict(known or {})
-    ranges = analyze(program, known)
+def narrow_clips(program: Program, options: PassOptions) -> Program:
+    """The program with such tables split where that is cheaper; each r has a proved range."""
+    ranges, proved = program.ranges, dict[str, Interval]()
     made = {node.name: node for node in program.nodes}
     nodes: list[Node] = []
     for node in program.nodes:
         if not isinstance(node, Table) or isinstance(made.get(node.inputs[0]), Round):
             nodes.append(node)
             continue
-        clip = _cheapest(node, ranges[node.inputs[0]], prices)
+        clip = _cheapest(node, ranges[node.inputs[0]], options.prices)
         if clip is None:
             nodes.append(node)
             continue
         nodes += clip.nodes()
-        known[f"{node.name}.within"] = clip.within
-        known[f"{node.name}.near"] = clip.reach
-    return program.replace(nodes=tuple(nodes)), known
+        proved[f"{node.name}.within"] = clip.within
+        proved[f"{node.name}.near"] = clip.reach
+    return program.rewritten(nodes, proved)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,13 +26,14 @@ Worked example: x, y in [0, 3], e = -5: T = [0, -2, -3, -3, -2, 0, 3] and 2 * 3 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torusformer.fhe_compile.passes.multiply import Product
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.nodes import MatMul, Mul, Node, Program, Table
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 PACKED_TABLE_BITS = 6  # wider packed tables cost more than any product seen
 
@@ -44,24 +45,20 @@ class ProductChoice:
     `terms` of a sum share a table.
     """
 
-    node: str
-    layer: str
     strategy: str
     price_ms: Mapping[str, float]
     terms: int = 1
 
 
-def expand_products(
-    program: Program, prices: PriceList, known: Mapping[str, Interval] | None = None
-) -> tuple[Program, dict[str, Interval], list[ProductChoice]]:
-    """The program without `Mul` and `MatMul`, ranges, and what was chosen.
+def expand_products(program: Program, options: PassOptions) -> Program:
+    """The program without `Mul` and `MatMul`; what were products keep their ranges.
 
-    The ranges are those of the products, added to `known` ones, proved before other expansions.
+    What was chosen for each is among the program's `strategies`.
     """
-    known = dict(known or {})
-    ranges, readers = analyze(program, known), program.consumers()
+    ranges, readers = program.ranges, program.consumers()
     outputs = {port.name for port in program.outputs}
-    choices: list[ProductChoice] = []
+    proved: dict[str, Interval] = {}
+    strategies = dict(program.strategies)
     nodes: list[Node] = []
     done: set[str] = set()
     for node in program.nodes:
@@ -74,42 +71,42 @@ def expand_products(
         fuse = tables and node.name not in outputs and len(tables) == len(readers[node.name])
         product = Product(node, ranges)
         fused = tables if fuse and isinstance(node, Mul) else []
-        choice = choose(product, prices, fused)
-        choices.append(choice)
+        choice = choose(product, options.prices, fused)
+        strategies[node.name] = choice.strategy
         if choice.strategy == "packed, reader fused":
             nodes.extend(product.packed_readers(fused))
             done.update(table.name for table in fused)
-            known.update((table.name, ranges[table.name]) for table in fused)
+            proved.update((table.name, ranges[table.name]) for table in fused)
             continue
         nodes.extend(_expanded(product, choice))
-        known[node.name] = ranges[node.name]
-    return program.replace(nodes=tuple(nodes)), known, choices
+        proved[node.name] = ranges[node.name]
+    return program.rewritten(nodes, proved).replace(strategies=strategies)
 
 
-def choose(product: Product, prices: PriceList, fused: list[Table]) -> ProductChoice:
+def choose(product: Product, prices: PriceList, fused: Sequence[Table] = ()) -> ProductChoice:
     """Price = sum of tables times milliseconds at their width, readers included."""
-    x, y, node = product.x, product.y, product.node
-    span_bits = product.ranges[node.name].span_bits
+    x, y = product.x, product.y
+    span_bits = product.ranges[product.node.name].span_bits
     reader = len(fused) * math.prod(product.shape) * prices.table(span_bits)
-    options: dict[str, float] = {}
+    price_ms: dict[str, float] = {}
     if product.is_square:
-        options["square"] = product.count * prices.table(x.bits) + reader
+        price_ms["square"] = product.count * prices.table(x.bits) + reader
     else:
         separate = x.size * prices.table(x.bits) + y.size * prices.table(y.bits)
         for name, terms in _groups(product).items():
             pairs = product.count // terms * prices.table(product.pair_bits(terms))
-            options[name] = pairs + separate + reader
-        options["difference of squares"] = (
+            price_ms[name] = pairs + separate + reader
+        price_ms["difference of squares"] = (
             2 * product.count * prices.table(product.pair_bits(1)) + reader
         )
         if product.packed_bits <= PACKED_TABLE_BITS:
             packed = product.count * prices.table(product.packed_bits)
-            options["packed"] = packed + reader
+            price_ms["packed"] = packed + reader
             if fused:
-                options["packed, reader fused"] = packed * len(fused)
-    best = min(options, key=lambda name: options[name])
+                price_ms["packed, reader fused"] = packed * len(fused)
+    best = min(price_ms, key=lambda name: price_ms[name])
     terms = _groups(product).get(best, 1)
-    return ProductChoice(node.name, node.layer, best, options, terms)
+    return ProductChoice(best, price_ms, terms)
 
 
 def _groups(product: Product) -> dict[str, int]:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
 from torusformer.fhe_compile.program.nodes import (
     Add,
@@ -28,27 +29,32 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 WIDEST = 3  # bits of a result that may be worth a second table
 FAR = 12.0  # the precision of logits: no sum of a hidden layer comes near it
 PRECISE = 7.0  # at which tables of five bits are about to need the precise set
 
 
-def refresh_outputs(
-    program: Program, known: Mapping[str, Interval] | None = None, limit: float = math.inf
-) -> tuple[Program, dict[str, Interval]]:
+def refresh_outputs(program: Program, _: PassOptions | None = None) -> Program:
     """The same program with a second table before what is read at high precision.
 
-    That is a `Linear` or `Scale` that only outputs read, or whose sum is read at a precision of
-    `limit` or more (docs/cost.md). An index that comes in is looked up once more, too, where it
-    selects something wide: all that is summed up with it would have to be laid out as wide. Where
-    it selects something narrow, that is looked up.
-
-    `known` holds ranges proved before products were expanded; those of copied indices are added.
+    That is a `Linear` or `Scale` that only outputs read. An index that comes in is looked up once
+    more, too, where it selects something wide: all that is summed up with it would have to be laid
+    out as wide. Where it selects something narrow, that is looked up.
     """
-    known = dict(known or {})
-    ranges, made = analyze(program, known), {node.name: node for node in program.nodes}
+    return _refreshed(program, math.inf)
+
+
+def refresh_sums(program: Program, _: PassOptions | None = None) -> Program:
+    """As `refresh_outputs`, and before each sum read at a high precision (docs/cost.md), too."""
+    return _refreshed(program, PRECISE)
+
+
+def _refreshed(program: Program, limit: float) -> Program:
+    """Before sums that are read at a precision of `limit` or more."""
+    ranges, made = program.ranges, {node.name: node for node in program.nodes}
+    proved: dict[str, Interval] = {}
     indices = {port.name: port for port in program.inputs if port.one_hot}
     read = precision(program, ranges)
     fresh: dict[tuple[str, bool], Table] = {}
@@ -73,9 +79,9 @@ def refresh_outputs(
             fresh[source, far] = copy
             nodes.append(copy)
             if index:
-                known[name] = ranges[source]
+                proved[name] = ranges[source]
         nodes.append(replace(node, inputs=(fresh[source, far].name,)))
-    return program.replace(nodes=tuple(nodes)), known
+    return program.rewritten(nodes, proved)
 
 
 def precision(program: Program, ranges: Mapping[str, Interval]) -> dict[str, float]:

@@ -6,35 +6,30 @@ result of a bootstrap, which is also what the readers at the other end are plann
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
-from torusformer.fhe_compile.program.nodes import Node, Reshape, Table, Transpose
-from torusformer.fhe_compile.program.ranges import Interval, analyze
-from torusformer.fhe_compile.tfhe.expand import Expanded
+from torusformer.fhe_compile.program.nodes import Node, Program, Reshape, Table, Transpose
 
 
-def refresh_wires(expanded: Expanded, wired: Collection[str], *, one_hot: bool = False) -> Expanded:
-    """The same program whose outputs named in `wired` are tables, or tables in another shape.
+def refresh_wires(program: Program, options: PassOptions) -> Program:
+    """The same program whose `wired` outputs are tables, or tables in another shape.
 
-    With `one_hot`, a one-hot output gets a table of its own whatever made it: what is looked up for
-    it has large weights, and only that table has to be precise then.
+    With `fresh_indices`, a one-hot output gets a table of its own whatever made it: what is looked
+    up for it has large weights, and only that table has to be precise then.
     """
-    program = expanded.program
     made: Mapping[str, Node] = {node.name: node for node in program.nodes}
-    ranges = analyze(program, expanded.known)
     stale = {
         port.name
         for port in program.outputs
-        if port.name in wired
-        and not (_is_fresh(port.name, made) and not (one_hot and port.one_hot))
+        if port.name in options.wired
+        and not (_is_fresh(port.name, made) and not (options.fresh_indices and port.one_hot))
     }
     if not stale:
-        return expanded
-    known: dict[str, Interval] = {
-        f"{name}.stale" if name in stale else name: reach for name, reach in expanded.known.items()
-    }
+        return program
+    ranges = program.ranges
     nodes: list[Node] = []
     for node in program.nodes:
         if node.name not in stale:
@@ -42,7 +37,8 @@ def refresh_wires(expanded: Expanded, wired: Collection[str], *, one_hot: bool =
             continue
         before = replace(node, name=f"{node.name}.stale")
         nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
-    return replace(expanded, program=program.replace(nodes=tuple(nodes)), known=known)
+    proved = {f"{name}.stale": program.proved[name] for name in stale & program.proved.keys()}
+    return program.rewritten(nodes, proved)
 
 
 def _is_fresh(name: str, made: Mapping[str, Node]) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Concat,
@@ -25,12 +26,12 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 
-def sink_rounds(program: Program) -> Program:
+def sink_rounds(program: Program, _: PassOptions | None = None) -> Program:
     """The same program in which only tables and outputs read a `Round`."""
-    return program.replace(nodes=tuple(_Sinking(program).nodes))
+    return program.rewritten(_Sinking(program).nodes)
 
 
 class _Sinking:
@@ -38,7 +39,7 @@ class _Sinking:
         self.nodes: list[Node] = []
         self.rounds: dict[str, Round] = {}  # by the name of the rounded value
         self.narrow: dict[str, str] = {}  # rounded value -> its identity table
-        self.ranges = analyze(program)
+        self.ranges = program.ranges
         self.readers = program.consumers()
         for node in program.nodes:
             self._place(node)

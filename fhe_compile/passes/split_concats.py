@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Add, Concat, Linear, Node, Program
-from torusformer.fhe_compile.program.ranges import analyze
 
 
-def split_concats(program: Program) -> Program:
+def split_concats(program: Program, _: PassOptions | None = None) -> Program:
     """The same program in which no `Linear` reads a `Concat` along its last axis."""
-    shapes = {name: reach.shape for name, reach in analyze(program).items()}
+    shapes = {name: reach.shape for name, reach in program.ranges.items()}
     joined = {
         node.name: node
         for node in program.nodes
@@ -39,4 +39,4 @@ def split_concats(program: Program) -> Program:
                 name = node.name if i == len(sources) - 1 else f"{node.name}.sum{i}"
                 nodes.append(Add(name, node.layer, (total, part.name)))
             total = nodes[-1].name
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)

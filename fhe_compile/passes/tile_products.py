@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import math
 
+from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Concat, MatMul, Node, Program, Slice
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 
 CIPHERTEXT_BYTES = 16 * 1024  # at the dimension of tables of up to 5 bits
-MEMORY_LIMIT = 256 * 2**20  # bytes
 
 
-def tile_products(program: Program, memory_limit: int = MEMORY_LIMIT) -> Program:
+def tile_products(program: Program, options: PassOptions) -> Program:
     """The same program in which no product has more terms than fit, but for one row's."""
-    ranges = analyze(program)
+    ranges = program.ranges
     nodes: list[Node] = []
     for node in program.nodes:
         x = ranges[node.inputs[0]] if isinstance(node, MatMul) else None
@@ -34,9 +34,9 @@ def tile_products(program: Program, memory_limit: int = MEMORY_LIMIT) -> Program
         *_, out_rows, columns = ranges[node.name].shape
         batch = math.prod(ranges[node.name].shape[:-2])
         row_bytes = batch * columns * x.shape[-1] * CIPHERTEXT_BYTES
-        block = max(1, memory_limit // row_bytes)
+        block = max(1, options.memory_limit // row_bytes)
         nodes += [node] if block >= out_rows else _tiled(node, x, block)
-    return program.replace(nodes=tuple(nodes))
+    return program.rewritten(nodes)
 
 
 def _tiled(node: Node, x: Interval, block: int) -> list[Node]:

@@ -19,12 +19,16 @@ from (`layer`, the tag under which bootstraps are counted). All arrays are int64
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torusformer.fhe_compile.program.ranges import Interval
 
 IntArray = NDArray[np.int64]
 
@@ -267,13 +271,17 @@ class Broadcast(Node):
 class Program:
     """Nodes in topological order between input and output ports.
 
-    `metadata` holds strings a later stage or a reader wants: task, labels, preset.
+    `metadata` holds strings a later stage or a reader wants: task, labels, preset. `proved` bounds
+    values by what interval arithmetic cannot see in these nodes: of a product, say, before it
+    became a sum of tables. `strategies` says of a product that was expanded how it is computed.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     nodes: tuple[Node, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    proved: Mapping[str, Interval] = field(default_factory=dict)
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node that makes the value `name`."""
@@ -287,6 +295,31 @@ class Program:
                 readers.setdefault(value, []).append(node)
         return readers
 
+    @cached_property
+    def ranges(self) -> Mapping[str, Interval]:
+        """The proved interval of every value by name, inputs included."""
+        from torusformer.fhe_compile.program.ranges import analyze
+
+        return analyze(self)
+
     def replace(self, **changes: object) -> Program:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def forgetting(self, names: Collection[str]) -> Program:
+        """The same program without what was `proved` of values that are about to change."""
+        kept = {name: reach for name, reach in self.proved.items() if name not in names}
+        return dataclasses.replace(self, proved=kept)
+
+    def rewritten(
+        self, nodes: Iterable[Node], proved: Mapping[str, Interval] | None = None
+    ) -> Program:
+        """The same program of other nodes, with more `proved` of them.
+
+        What was proved of values that are gone goes too; a value that stays must be the same.
+        """
+        nodes = tuple(nodes)
+        names = {node.name for node in nodes}
+        both = {**self.proved, **(proved or {})}
+        kept = {name: reach for name, reach in both.items() if name in names}
+        return dataclasses.replace(self, nodes=nodes, proved=kept)

@@ -7,7 +7,6 @@ range cannot occur for any input inside the input ports' bounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -49,6 +48,11 @@ class Interval:
         """Of what comes in through a port."""
         lo, hi = port.bounds
         return cls(lo, hi, port.one_hot)
+
+    def within(self, other: Interval) -> Interval:
+        """What both allow."""
+        one_hot = self.one_hot or other.one_hot
+        return Interval(np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi), one_hot)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,22 +127,14 @@ def bound(node: Node, args: list[Interval]) -> Interval:
     return Interval(lo, hi, one_hot and lo.shape[-1] == args[0].shape[-1])
 
 
-def analyze(program: Program, known: Mapping[str, Interval] | None = None) -> dict[str, Interval]:
-    """Proved interval of every value by name, inputs included.
+def analyze(program: Program) -> dict[str, Interval]:
+    """Proved interval of every value by name, inputs included; see `Program.ranges`.
 
-    `known` holds intervals proved elsewhere (of a product before it became a sum of tables); each
-    is intersected with the one found here.
+    Where the program says what was proved elsewhere, that is intersected with what is found here.
     """
-    known = known or {}
     ranges = {port.name: Interval.of(port) for port in program.inputs}
     for node in program.nodes:
         found = bound(node, [ranges[i] for i in node.inputs])
-        if node.name in known:
-            proved = known[node.name]
-            found = Interval(
-                np.maximum(found.lo, proved.lo),
-                np.minimum(found.hi, proved.hi),
-                found.one_hot or proved.one_hot,
-            )
-        ranges[node.name] = found
+        proved = program.proved.get(node.name)
+        ranges[node.name] = found.within(proved) if proved is not None else found
     return ranges

@@ -37,7 +37,7 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval, analyze
+from torusformer.fhe_compile.program.ranges import Interval
 from torusformer.fhe_compile.tfhe.steps import (
     LOOKUP,
     TRUNCATE,
@@ -49,17 +49,13 @@ from torusformer.fhe_compile.tfhe.steps import (
 )
 
 
-def encode(
-    program: Program,
-    known: Mapping[str, Interval] | None = None,
-    wires: Mapping[str, Port] | None = None,
-) -> Encoding:
-    """Encode an expanded program; `known` holds ranges proved before expansion.
+def encode(program: Program, wires: Mapping[str, Port] | None = None) -> Encoding:
+    """Encode an expanded program.
 
     `wires` names the ports that pass ciphertexts between functions; the bounds given there hold at
     both ends.
     """
-    encoder = _Encoder(program, analyze(program, known), wires or {})
+    encoder = _Encoder(program, program.ranges, wires or {})
     inputs = [encoder.enter(port) for port in program.inputs]
     for node in program.nodes:
         encoder.values[node.name] = encoder.place(node)

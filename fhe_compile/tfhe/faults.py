@@ -16,9 +16,8 @@ import numpy as np
 
 from torusformer.fhe_compile.prices.failure import check_p_error, failure_probability
 from torusformer.fhe_compile.program.interpret import evaluate
-from torusformer.fhe_compile.program.nodes import IntArray, Round, Table
-from torusformer.fhe_compile.program.ranges import Interval, analyze
-from torusformer.fhe_compile.tfhe.expand import Expanded
+from torusformer.fhe_compile.program.nodes import IntArray, Program, Round, Table
+from torusformer.fhe_compile.program.ranges import Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +31,11 @@ class FaultyRun:
 class FaultyInterpreter:
     """Runs one expanded program again and again, each time with new faults from `rng`."""
 
-    def __init__(self, expanded: Expanded, p_error: float, rng: np.random.Generator) -> None:
-        self.program, self.rng = expanded.program, rng
+    def __init__(self, expanded: Program, p_error: float, rng: np.random.Generator) -> None:
+        self.program, self.rng = expanded, rng
         self.p_error = check_p_error(p_error)
-        self.ranges = analyze(expanded.program, expanded.known)
-        self.read_by_nodes = expanded.program.consumers().keys()
+        self.ranges = expanded.ranges
+        self.read_by_nodes = expanded.consumers().keys()
 
     def run(self, inputs: Mapping[str, IntArray]) -> FaultyRun:
         """Integers of the ports' shapes by name in, and out."""

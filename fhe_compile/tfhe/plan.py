@@ -22,18 +22,18 @@ program seen), and, where client and server share a process, the client's own co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torusformer import BitWidthError
-from torusformer.fhe_compile.passes.products import ProductChoice
+from torusformer.fhe_compile.passes.expand import expand
+from torusformer.fhe_compile.passes.options import MEMORY_LIMIT, PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, failure_probability, show_p_error
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.estimate import Estimate
-from torusformer.fhe_compile.tfhe.expand import Expanded, expand
 from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding
 from torusformer.tables import table
 
@@ -55,15 +55,18 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost. `rows` in the order of execution.
+    """What a run of `program` will cost, and the form of it that does: `encoding` of `expanded`.
 
+    `rows` are in the order of execution.
     `ciphertext_bytes_by_layer`: the most ciphertext alive at any step of the layer.
     `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
     roundings are width 0. `prices`: whose milliseconds these are.
     """
 
+    program: Program = field(repr=False)
+    expanded: Program = field(repr=False)
+    encoding: Encoding = field(repr=False)
     rows: tuple[PlanRow, ...]
-    choices: tuple[ProductChoice, ...]
     max_bit_width: int
     key_bytes: int
     peak_memory_bytes: int
@@ -137,7 +140,7 @@ class Plan:
             "peak_memory_bytes": self.peak_memory_bytes,
             "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
             "prices": dict(self.prices),
-            "products": {c.node: c.strategy for c in self.choices},
+            "products": dict(self.expanded.strategies),
         }
 
     def table(self) -> str:
@@ -175,33 +178,45 @@ def describe_prices(prices: Mapping[str, Any]) -> str:
     return text
 
 
-def plan(program: Program, prices: PriceList | None = None, p_error: float | None = None) -> Plan:
-    """Count a program before it is compiled; raises `BitWidthError` where it cannot be.
+def plan(
+    program: Program,
+    prices: PriceList | None = None,
+    p_error: float | None = None,
+    *,
+    without: Collection[str] = (),
+    memory_limit: int = MEMORY_LIMIT,
+) -> Plan:
+    """Expand, encode and count a program before it is compiled: the cheapest way to do it.
 
-    `p_error` is that of the prices, or else 2**-64.
+    `p_error` is that of the prices, or else 2**-64. `without` leaves passes out, and no
+    ciphertexts of a product's terms fill more than `memory_limit` bytes at once; see `expand`.
+
+    Raises:
+        BitWidthError: a table or a rounding reads more than Concrete has tables for.
     """
     if p_error is None:
         p_error = prices.p_error if prices else EXACT
     prices = prices or load_prices(p_error=p_error)
-    expanded = expand(program, prices)
-    return plan_encoded(expanded, encode(expanded.program, expanded.known), prices, p_error)
+    ways = expand(program, PassOptions(prices, memory_limit), without)
+    estimates = [Estimate(encode(way), prices) for way in ways]
+    cheapest = min(range(len(ways)), key=lambda i: estimates[i].total_ms())
+    return planned(program, ways[cheapest], estimates[cheapest], p_error)
 
 
-def plan_encoded(
-    expanded: Expanded,
-    encoding: Encoding,
-    prices: PriceList,
+def planned(
+    program: Program,
+    expanded: Program,
+    estimate: Estimate,
     p_error: float = EXACT,
-    module: Estimate | None = None,
+    keys: Estimate | None = None,
 ) -> Plan:
-    """`plan` of a program that is expanded and encoded already.
+    """`plan` of a program that is expanded, encoded and estimated already.
 
-    `module` is the estimate of all functions together where this is one of several: parameters
-    and keys are those that all of them share.
+    `keys` is the estimate of all functions together where this is one of several: the keys are
+    those that all of them share.
     """
+    encoding, prices, keys = estimate.encoding, estimate.prices, keys or estimate
     _check_widths(encoding)
-    estimate = Estimate(encoding, prices, module)
-    keys = module or estimate
     rows = []
     for step in encoding.steps:
         if step.op == LOOKUP:
@@ -213,8 +228,10 @@ def plan_encoded(
             pbs = step.size * step.lsbs
             rows.append(PlanRow(step.tag, step.layer, "round", step.bits, step.lsbs, pbs, ms))
     return Plan(
+        program=program,
+        expanded=expanded,
+        encoding=encoding,
         rows=tuple(rows),
-        choices=expanded.choices,
         max_bit_width=max((row.bits for row in rows), default=0),
         key_bytes=keys.key_bytes(),
         peak_memory_bytes=estimate.peak_memory_bytes(keys),

@@ -39,7 +39,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Compile."""
-    from torusformer.fhe_compile import compile_program, load_program, plan, save_deployment
+    from torusformer.fhe_compile import compile_plan, load_program, plan, save_deployment
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
 
     if args.program.is_dir():
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> Outcome:
     p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
     prices = noted_prices("compile", p_error)
-    plan(program, prices)  # what cannot be compiled is refused before the wait
+    made = plan(program, prices)  # what cannot be compiled is refused before the wait
     with Progress("compile"):
-        circuit = compile_program(program, p_error=p_error, prices=prices)
+        circuit = compile_plan(made)
         save_deployment(circuit, args.out)
     seconds, key_bytes = circuit.plan.predicted_seconds, circuit.key_bytes
     data = {
