@@ -19,7 +19,6 @@ from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Linear, Program, Table
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
 from torusformer.fhe_compile.program.ports import check_array, quantize_array
-from torusformer.fhe_compile.program.ranges import analyze
 
 RNG = np.random.default_rng(0)
 VOCABULARY, WIDTH = 5, 4
@@ -57,7 +56,7 @@ def check(model: onnx.ModelProto, way: str, samples: Sequence[np.ndarray] | None
     assert (port.one_hot, port.table is not None) == (way == "one-hot", way == "lookup")
     again = from_onnx(to_onnx(program))
     session = ort.InferenceSession(to_onnx(program).SerializeToString())
-    ranges = analyze(program)
+    ranges = program.ranges
     rng = np.random.default_rng(1)
     texts = [np.full(shape, token) for token in range(VOCABULARY)]
     texts += [rng.integers(0, VOCABULARY, shape) for _ in range(4)]
@@ -215,7 +214,7 @@ def test_a_padding_bit_costs_one_bit() -> None:
             keep = g.op("Unsqueeze", g.keep(), g.const([1, 2], np.int64))
             weights = g.op("Mul", weights, keep)
         program = check(g.model(g.quant(weights, 0.7, 3, signed=False)), "one-hot")
-        ranges = analyze(program)
+        ranges = program.ranges
         last = [n for n in program.nodes if isinstance(n, Table)][-1]
         bits.append(ranges[last.inputs[0]].span_bits)
     assert bits == [3, 4]
@@ -233,7 +232,7 @@ def test_equal_columns_are_looked_up_once() -> None:
     (port,) = program.inputs
     assert port.table is not None and port.table.shape == (1, VOCABULARY, WIDTH + 1)
     # Each column has its own range: a padding bit stays one bit.
-    reach = analyze(program)[port.name]
+    reach = program.ranges[port.name]
     assert sorted((reach.hi - reach.lo)[0, 0])[0] == 1
 
 
