@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.runner import JSON, MARKDOWN, run
 from benchmarks.store import Store
 from torusformer import TorusformerError
+from torusformer.tables import table
 
 HERE = Path(__file__).parent
 CACHE = HERE / ".cache"
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.parts import PARTS  # torch, Brevitas and Concrete
 
     if args.list:
-        print("\n".join(f"{part.name:<24}{part.title}" for part in PARTS))
+        print(table(("", ""), [(part.name, part.title) for part in PARTS]))
         return 0
     store = Store(CACHE / ("quick" if args.quick else "full"))
     folder = store.folder / "results" if args.quick else HERE
