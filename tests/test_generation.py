@@ -158,7 +158,7 @@ def test_a_full_cache_takes_no_more_and_stays_whole(parties):
 
 def test_a_cache_under_other_keys_is_refused(parties, folder: Path):
     stranger = Writer(folder)
-    stranger.keygen()
+    stranger.keygen(force=True)
     request = Request.of(closed(), "", 1, 0.0, 0)
     prompt = parties.server.open(parties.client.prompt(request.tokens, request.noises))
     cache = parties.server.prefill(prompt, parties.keys)
