@@ -70,6 +70,11 @@ def test_an_encrypted_answer_is_that_of_the_program(program, client, server):
     assert client.labels == {"labels": "a b c"}
 
 
+def test_a_request_is_short(client):
+    """A seed and a number for each ciphertext: a thousandth of the ciphertexts themselves."""
+    assert len(client.encrypt({"x": [0, 3], "y": [1, 0]})) < 2_000
+
+
 def test_messages_for_the_wrong_place_are_refused(client, server):
     request = client.encrypt({"x": np.array([1, 2]), "y": np.array([0, 1])})
     keys = client.evaluation_keys()

@@ -26,6 +26,7 @@ def concrete_configuration(p_error: float, labels: GraphProcessor, simulate: boo
     return fhe.Configuration(
         p_error=p_error,
         compress_evaluation_keys=True,  # a sixth of the bytes; the server expands them once
+        compress_input_ciphertexts=True,  # a request is a seed and a body for each number
         additional_pre_processors=[labels],
         fhe_simulation=simulate,
         fhe_execution=not simulate,

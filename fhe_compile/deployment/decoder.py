@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torusformer.fhe_compile.decoding.closing import Window, window_of
 from torusformer.fhe_compile.decoding.names import NEXT, step_name
 from torusformer.fhe_compile.deployment.deployment import (
-    port_to_json,
-    ports_from_json,
+    encoded_from_json,
+    encoded_to_json,
     read_interface,
     save_archives,
 )
@@ -90,8 +90,8 @@ def save_decoder_deployment(
             "format_version": FORMAT_VERSION,
             "functions": {
                 name: {
-                    "inputs": [port_to_json(port) for port in function.encoding.inputs],
-                    "outputs": [port_to_json(port) for port in function.encoding.outputs],
+                    "inputs": [encoded_to_json(port) for port in function.encoding.inputs],
+                    "outputs": [encoded_to_json(port) for port in function.encoding.outputs],
                 }
                 for name, function in module.functions.items()
             },
@@ -99,7 +99,7 @@ def save_decoder_deployment(
             "p_error": p_error,
             "sha256": save_archives(module.inner, new),
         }
-        (new / "interface.json").write_text(json.dumps(interface, indent=1) + "\n")
+        (new / "interface.json").write_text(json.dumps(interface) + "\n")
 
 
 def load_decoder_interface(folder: Path, archive: str) -> DecoderInterface:
@@ -110,7 +110,9 @@ def load_decoder_interface(folder: Path, archive: str) -> DecoderInterface:
 def _parse(data: dict[str, Any]) -> DecoderInterface:
     return DecoderInterface(
         functions={
-            name: FunctionPorts(ports_from_json(ports["inputs"]), ports_from_json(ports["outputs"]))
+            name: FunctionPorts(
+                encoded_from_json(ports["inputs"]), encoded_from_json(ports["outputs"])
+            )
             for name, ports in data["functions"].items()
         },
         metadata=data["metadata"],

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.program.nodes import Port
-from torusformer.fhe_compile.program.onnx_io import read_table
+from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
 from torusformer.fhe_compile.tfhe.steps import EncodedPort
 from torusformer.folders import output_folder
 from torusformer.versions import check_versions, read_versions
@@ -60,13 +59,13 @@ def save_deployment(circuit: Circuit, folder: str | Path) -> None:
         interface = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "inputs": [port_to_json(port) for port in circuit.encoding.inputs],
-            "outputs": [port_to_json(port) for port in circuit.encoding.outputs],
+            "inputs": [encoded_to_json(port) for port in circuit.encoding.inputs],
+            "outputs": [encoded_to_json(port) for port in circuit.encoding.outputs],
             "metadata": dict(circuit.program.metadata),
             "p_error": circuit.plan.p_error,
             "sha256": save_archives(circuit.inner, new),
         }
-        (new / "interface.json").write_text(json.dumps(interface, indent=2) + "\n")
+        (new / "interface.json").write_text(json.dumps(interface) + "\n")
 
 
 def save_archives(inner: Any, folder: Path) -> dict[str, str]:
@@ -93,8 +92,8 @@ def load_interface(folder: Path, archive: str) -> Interface:
 
 def _interface(data: dict[str, Any]) -> Interface:
     return Interface(
-        inputs=ports_from_json(data["inputs"]),
-        outputs=ports_from_json(data["outputs"]),
+        inputs=encoded_from_json(data["inputs"]),
+        outputs=encoded_from_json(data["outputs"]),
         metadata=data["metadata"],
         circuit_id=data["sha256"]["server.zip"],
         p_error=float(data["p_error"]),
@@ -166,21 +165,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def port_to_json(encoded: EncodedPort) -> dict[str, object]:
-    """Plain values, ready for JSON."""
-    port = encoded.port
+def encoded_to_json(encoded: EncodedPort) -> dict[str, Any]:
+    """A port and how it is encrypted, ready for JSON."""
     return {
-        "name": port.name,
-        "shape": list(port.shape),
-        "lo": int(port.lo),
-        "hi": int(port.hi),
-        "scale": np.asarray(port.scale, dtype=float).tolist(),
-        "zero_point": np.asarray(port.zero_point, dtype=float).tolist(),
-        "one_hot": port.one_hot,
+        **port_to_json(encoded.port),
         "base": _smallest(encoded.base),
         "bits": encoded.bits,
         "shift": encoded.shift,
-        **({} if port.table is None else {"table": port.table.tolist()}),
     }
 
 
@@ -190,21 +181,15 @@ def _smallest(base: np.ndarray) -> object:
     return int(base.flat[0]) if same else base.tolist()
 
 
-def ports_from_json(ports: list[dict[str, Any]]) -> tuple[EncodedPort, ...]:
-    """Inverse of `port_to_json`, of all inputs or outputs in order."""
-    return tuple(_port_from_json(i, port) for i, port in enumerate(ports))
-
-
-def _port_from_json(index: int, data: dict[str, Any]) -> EncodedPort:
-    port = Port(
-        name=str(data["name"]),
-        shape=tuple(int(n) for n in data["shape"]),
-        lo=int(data["lo"]),
-        hi=int(data["hi"]),
-        scale=np.asarray(data["scale"], dtype=np.float64),
-        zero_point=np.asarray(data["zero_point"], dtype=np.float64),
-        one_hot=bool(data.get("one_hot", False)),
-        table=read_table(data),
+def encoded_from_json(ports: list[dict[str, Any]]) -> tuple[EncodedPort, ...]:
+    """Inverse of `encoded_to_json`, of all inputs or outputs in order."""
+    return tuple(
+        EncodedPort(
+            port_from_json(data),
+            index,
+            np.asarray(data["base"], dtype=np.int64),
+            int(data["bits"]),
+            int(data["shift"]),
+        )
+        for index, data in enumerate(ports)
     )
-    base = np.asarray(data["base"], dtype=np.int64)
-    return EncodedPort(port, index, base, int(data["bits"]), int(data["shift"]))

@@ -44,7 +44,6 @@ from torusformer.fhe_compile.program.nodes import (
     Max,
     Mul,
     Node,
-    Port,
     Program,
     Reshape,
     Round,
@@ -55,6 +54,7 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
+from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
 from torusformer.fhe_compile.program.ranges import analyze
 from torusformer.versions import installed_versions
 
@@ -146,33 +146,14 @@ class _Writer:
         self.add(layer, "OneHot", [index, count, self.clear(f"{out}.bits", [0, 1])], out)
 
 
-def _numbers(array: np.ndarray) -> Any:
-    return array.item() if array.ndim == 0 else array.tolist()
-
-
-def _port_json(port: Port) -> dict[str, Any]:
-    return {
-        "name": port.name,
-        "shape": list(port.shape),
-        "lo": port.lo,
-        "hi": port.hi,
-        "signed": port.signed,
-        "bit_width": port.bit_width,
-        "scale": _numbers(port.scale),
-        "zero_point": _numbers(port.zero_point),
-        "one_hot": port.one_hot,
-        **({} if port.table is None else {"table": port.table.tolist()}),
-    }
-
-
 def describe(program: Program) -> dict[str, Any]:
     """The metadata of `program.onnx` as JSON values."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": installed_versions(),
-        "inputs": [_port_json(p) for p in program.inputs],
-        "outputs": [_port_json(p) for p in program.outputs],
+        "inputs": [port_to_json(p) for p in program.inputs],
+        "outputs": [port_to_json(p) for p in program.outputs],
         "metadata": dict(program.metadata),
     }
 
@@ -277,32 +258,6 @@ def _read_nodes(graph: onnx.GraphProto) -> list[Node]:
     return nodes[::-1]
 
 
-def _read_port(entry: dict[str, Any]) -> Port:
-    return Port(
-        entry["name"],
-        tuple(entry["shape"]),
-        int(entry["lo"]),
-        int(entry["hi"]),
-        np.asarray(entry["scale"], np.float64),
-        np.asarray(entry["zero_point"], np.float64),
-        bool(entry.get("one_hot", False)),
-        read_table(entry),
-    )
-
-
-def read_table(entry: dict[str, Any]) -> IntArray | None:
-    """The public table in a port's JSON, fit for its shape and bounds, if there is one."""
-    if "table" not in entry:
-        return None
-    table = np.asarray(entry["table"], np.int64)
-    _, count, depth = entry["shape"]
-    if table.ndim != 3 or table.shape[0] not in (1, count) or table.shape[2] != depth:
-        raise ValueError(f"table of {entry['name']} has shape {table.shape}")
-    if table.min() < entry["lo"] or table.max() > entry["hi"]:
-        raise ValueError(f"table of {entry['name']} passes its bounds")
-    return table
-
-
 def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:
     """The program of a model written by `to_onnx`.
 
@@ -326,8 +281,8 @@ def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:
         )
     try:
         program = Program(
-            tuple(_read_port(p) for p in description["inputs"]),
-            tuple(_read_port(p) for p in description["outputs"]),
+            tuple(port_from_json(p) for p in description["inputs"]),
+            tuple(port_from_json(p) for p in description["outputs"]),
             tuple(_read_nodes(model.graph)),
             {str(k): str(v) for k, v in description["metadata"].items()},
         )

@@ -107,7 +107,9 @@ def _rows_of_tokens(port: Port, tokens: NDArray[Any], vocabulary: int) -> IntArr
         )
     tokens = tokens.astype(np.int64)
     if port.table is None:
-        return np.eye(vocabulary, dtype=np.int64)[tokens]
+        bits = np.zeros((*tokens.shape, vocabulary), np.int64)
+        np.put_along_axis(bits, tokens[..., None], 1, axis=-1)
+        return bits
     return port.table[np.arange(tokens.shape[-1]) % len(port.table), tokens]
 
 
