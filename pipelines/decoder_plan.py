@@ -15,7 +15,7 @@ from torusformer.tables import table
 
 def plan_decoder(decoder: DecoderProgram, prices: PriceList) -> Functions:
     """Every function, with the parameters that all of them share."""
-    return plan_module(decoder.functions(), FEEDBACK, prices, prices.p_error)
+    return plan_module(decoder.functions, FEEDBACK, prices, prices.p_error)
 
 
 def plan_to_json(planned: Functions) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder, save_decoder
-from torusformer.fhe_compile.decoding.names import LOGITS, TOKEN
-from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.decoding.loop import Cache
+from torusformer.fhe_compile.decoding.names import LOGITS
+from torusformer.fhe_compile.decoding.picking import logits_of, one_hot
 from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.program.ports import dequantize_array
 from torusformer.models.decoder import Decoder
 from torusformer.models.decoder_config import DecoderConfig
 from torusformer.models.words import IGNORED, Sequences, WordsTask, load_words
@@ -105,7 +107,7 @@ def _train_into(folder: Path, recipe: LanguageRecipe, progress: bool) -> Trained
     save_quantized(twin, folder / QAT)
     graphs = folder / GRAPHS
     graphs.mkdir()
-    with Progress("export", total=2 * recipe.model.context - 1) as bar:
+    with Progress("export", total=recipe.model.context) as bar:
 
         def exported() -> Any:
             for graph in export_steps(twin, graphs):
@@ -122,33 +124,30 @@ def program_nll(decoder: DecoderProgram, sequences: Sequences, label: str = "pro
 
     What several sequences begin with is computed once.
     """
-    known: dict[tuple[int, ...], tuple[np.ndarray, dict[str, IntArray]]] = {}
-    total, empty = 0.0, dict[str, IntArray]()
+    known: dict[tuple[int, ...], tuple[np.ndarray, Cache[IntArray]]] = {}
+    total = 0.0
     for tokens, targets in track(
         list(zip(sequences.tokens.tolist(), sequences.targets.tolist(), strict=True)), label
     ):
-        cache = empty
+        cache = Cache[IntArray]()
         for position, target in enumerate(targets):
             if target == IGNORED:
                 break
             prefix = tuple(tokens[: position + 1])
             if prefix not in known:
-                known[prefix] = _step(decoder, position, prefix[-1], cache)
+                known[prefix] = _step(decoder, prefix[-1], cache)
             log_p, cache = known[prefix]
             total -= float(log_p[target])
     return total / sequences.count
 
 
 def _step(
-    decoder: DecoderProgram, position: int, token: int, cache: dict[str, IntArray]
-) -> tuple[np.ndarray, dict[str, IntArray]]:
+    decoder: DecoderProgram, token: int, cache: Cache[IntArray]
+) -> tuple[np.ndarray, Cache[IntArray]]:
     """Log-probabilities of the next token, and the cache with this one."""
-    program = decoder.steps[position]
-    ports = {port.name: port for port in program.outputs}
-    row = np.eye(len(decoder.labels), dtype=np.int64)[[token]]
-    needed = {p.name: row if p.name == TOKEN else cache[p.name] for p in program.inputs}
-    values = interpret(program, needed)
-    logits = ports[LOGITS].scale * (values[LOGITS][0] - ports[LOGITS].zero_point)
+    port = logits_of(decoder.steps[cache.position])
+    row = one_hot(token, len(decoder.labels))
+    given, cache = replace(cache, token=row).step(decoder.run)
+    logits = dequantize_array(port, given[LOGITS])[0]
     log_p = logits - logits.max()
-    log_p = log_p - np.log(np.exp(log_p).sum())
-    return log_p, cache | {name: values[name] for name in ports if name != LOGITS}
+    return log_p - np.log(np.exp(log_p).sum()), cache

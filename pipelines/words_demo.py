@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
+from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
 from torusformer.fhe_compile.prices.failure import EXACT
 from torusformer.models.words import IGNORED, WordsTask, decode
 from torusformer.pipelines.console import noted_prices
@@ -43,21 +43,21 @@ def run_words(
         trained = train_decoder_into(folder, recipe)
     with stage("check", "loss of the integer program on held-out sequences"):
         loss = program_nll(trained.program, task.dev)
-    closed = trained.program.close()
+    decoder = trained.program.with_picking()
     with stage("plan", "count bootstraps of every step"):
-        planned = plan_decoder(closed, noted_prices("demo", p_error))
+        planned = plan_decoder(decoder, noted_prices("demo", p_error))
         cost = plan_to_json(planned)
     print(plan_text(planned), file=sys.stderr)
     with stage("compile", f"{len(planned.functions)} functions to one TFHE module"):
-        module = compile_decoder(closed, p_error)
-        save_decoder_deployment(module, closed.metadata, p_error, folder / DEPLOYMENT)
+        module = compile_decoder(decoder, p_error)
+        save_decoder_deployment(module, folder / DEPLOYMENT)
     with stage("keys", "the client makes them, the server gets those for evaluation"):
         parties = EncryptedWriting(folder / DEPLOYMENT)
     rows: list[dict[str, Any]] = []
     with stage("write", f"{count} tokens behind each of {prompts} prompts, encrypted"):
         for i, text in enumerate(beginnings(task, prompts, count)):
-            request = Request.of(closed, text, count, temperature=0.0, seed=i)
-            expected = list(write_clear(closed, request))
+            request = Request.of(decoder, text, count, temperature=0.0, seed=i)
+            expected = list(write_clear(decoder, request))
             steps = cost["steps"][len(request.tokens) - 1 :][:count]
             guess = sum(step["predicted_seconds"] for step in steps)
             written = show(parties, request, f"write {text!r}", guess)

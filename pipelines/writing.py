@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from torusformer import InputError
 from torusformer.fhe_compile.circuit.circuit import Module, compile_module
-from torusformer.fhe_compile.decoding.closing import comparable, draw_noise, logits_of
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
-from torusformer.fhe_compile.decoding.names import (
-    FEEDBACK,
-    LOGITS,
-    NEXT,
-    NOISE,
-    TOKEN,
-    absorb_name,
-    step_name,
-)
-from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
+from torusformer.fhe_compile.decoding.loop import Cache, Run, write
+from torusformer.fhe_compile.decoding.names import FEEDBACK, LOGITS
+from torusformer.fhe_compile.decoding.picking import comparable, draw_noise, logits_of, one_hot
+from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
 from torusformer.fhe_compile.prices.failure import EXACT
-from torusformer.fhe_compile.program.interpret import interpret
-from torusformer.fhe_compile.program.nodes import IntArray, Program
+from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.models.words import decode, encode
 from torusformer.progress import Progress
+from torusformer.serving.server import EvaluationKeys
 from torusformer.serving.writer import Writer, check_prompt
-from torusformer.serving.writing_server import EvaluationKeys, WritingServer
-
-RunFunction = Callable[[str, Mapping[str, IntArray]], Mapping[str, IntArray]]
+from torusformer.serving.writing_server import WritingServer
 
 
 @dataclass(frozen=True)
@@ -70,45 +61,38 @@ def text_of(characters: Sequence[Character], labels: Sequence[str]) -> str:
 
 
 def write_clear(
-    decoder: DecoderProgram, request: Request, run: RunFunction | None = None
+    decoder: DecoderProgram, request: Request, run: Run[IntArray] | None = None
 ) -> Iterator[Character]:
-    """By the interpreter, or by `run` of a module's function; closed if the decoder is."""
-    run = run or interpreter(decoder)
-    cache: dict[str, IntArray] = {}
-    for position, token in enumerate(request.tokens[:-1]):
-        given = run(absorb_name(position), _inputs(decoder.absorbs[position], token, cache))
-        cache |= given
-    token = request.tokens[-1]
-    for i, noise in enumerate(request.noises):
-        start, position = time.monotonic(), len(request.tokens) - 1 + i
-        program = decoder.steps[position]
-        given = dict(run(step_name(position), _inputs(program, token, cache, noise)))
-        logits = given.pop(LOGITS)
-        picked = given.pop(NEXT, None)
-        if picked is None:
-            token = decoder.window.pick(comparable(logits_of(program), logits), noise)
-        else:
-            token = int(picked.argmax())
-        cache |= given
-        yield Character(token, decoder.labels[token], time.monotonic() - start)
+    """By the interpreter, or by `run` of a function; tokens are picked here if not by a step."""
+    run, labels = run or decoder.run, decoder.labels
+
+    def step(cache: Cache[IntArray], noise: IntArray) -> tuple[int, Cache[IntArray]]:
+        logits = logits_of(decoder.steps[cache.position])
+        given, cache = cache.step(run, noise)
+        if cache.token is not None:
+            return int(cache.token.argmax()), cache
+        token = decoder.window.pick(comparable(logits, given[LOGITS]), noise)
+        return token, replace(cache, token=one_hot(token, len(labels)))
+
+    prompt = [one_hot(token, len(labels)) for token in request.tokens]
+    return timed(write(step, Cache[IntArray]().absorb(run, prompt), request.noises), labels)
 
 
-def _inputs(
-    program: Program, token: int, cache: Mapping[str, IntArray], noise: IntArray | None = None
-) -> dict[str, IntArray]:
-    (port,) = (port for port in program.inputs if port.name == TOKEN)
-    row = np.eye(port.shape[-1], dtype=np.int64)[[token]]
-    values = {**cache, TOKEN: row, **({} if noise is None else {NOISE: noise})}
-    return {port.name: values[port.name] for port in program.inputs}
+def timed(tokens: Iterable[int], labels: Sequence[str]) -> Iterator[Character]:
+    """Tokens as they come, each with the seconds that it took."""
+    start = time.monotonic()
+    for token in tokens:
+        yield Character(token, labels[token], time.monotonic() - start)
+        start = time.monotonic()
 
 
-def interpreter(decoder: DecoderProgram) -> RunFunction:
-    """Runs a function of a decoder in the clear."""
-    functions = decoder.functions()
+def simulated(module: Module) -> Run[IntArray]:
+    """Runs a function of a module without encryption but with its noise."""
 
-    def run(name: str, inputs: Mapping[str, IntArray]) -> Mapping[str, IntArray]:
-        values = interpret(functions[name], inputs)
-        return {port.name: values[port.name] for port in functions[name].outputs}
+    def run(name: str, values: Mapping[str, IntArray]) -> Mapping[str, IntArray]:
+        function = module.function(name)
+        taken = {port.name: values[port.name] for port in function.program.inputs}
+        return function.run(taken, fhe="simulate")
 
     return run
 
@@ -118,7 +102,7 @@ def compile_decoder(
 ) -> Module:
     """One module of all steps, with progress."""
     with Progress("compile"):
-        return compile_module(decoder.functions(), FEEDBACK, p_error, simulate)
+        return compile_module(decoder.functions, FEEDBACK, p_error, simulate)
 
 
 class EncryptedWriting:
@@ -135,33 +119,21 @@ class EncryptedWriting:
         self.keys: EvaluationKeys = self.server.load_keys(sent)
 
     def write(self, request: Request) -> Iterator[Character]:
-        """Closed: the server alone. Open: the client decrypts logits, picks and encrypts."""
-        labels = self.client.interface.labels
-        steps = self._closed(request) if self.client.interface.closed else self._open(request)
-        start = time.monotonic()
-        for token in steps:
-            now = time.monotonic()
-            yield Character(token, labels[token], now - start)
-            start = time.monotonic()
+        """The server alone or, where it picks no tokens, client and server by turns."""
+        return timed(self._tokens(request), self.client.interface.labels)
 
-    def _closed(self, request: Request) -> Iterator[int]:
-        message = self.client.prompt(request.tokens, request.noises)
-        for answer in self.server.write(message, self.keys):
-            token = self.client.read(answer).token
-            assert token is not None
-            yield token
+    def _tokens(self, request: Request) -> Iterator[int]:
+        client, picks = self.client, self.client.interface.picks
+        written: list[int] = []
 
-    def _open(self, request: Request) -> Iterator[int]:
-        server, client = self.server, self.client
-        prompt = server.open(client.prompt(request.tokens))
-        cache, sent = server.prefill(prompt, self.keys), None
-        for i, noise in enumerate(request.noises):
-            answer, cache = server.step(cache, self.keys, token=sent)
-            token = client.pick(client.read(answer), noise)
-            yield token
-            position = len(request.tokens) + i
-            if i + 1 < len(request.noises):
-                (sent,) = server.open(client.token(position, token)).tokens
+        def ask() -> bytes:
+            return client.token(len(request.tokens) + len(written) - 1, written[-1])
+
+        message = client.prompt(request.tokens, request.noises if picks else ())
+        answers = self.server.write(message, self.keys, ask)
+        for noise, answer in zip(request.noises, answers, strict=False):
+            written.append(client.pick(client.read(answer), noise))
+            yield written[-1]
 
 
 @contextmanager
@@ -175,14 +147,14 @@ def deployed(
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / "deployment"
         module = compile_decoder(decoder, p_error)
-        save_decoder_deployment(module, decoder.metadata, p_error, made)
+        save_decoder_deployment(module, made)
         yield made
 
 
-def require_loop(deployed_closed: bool, closed: bool, folder: Path) -> None:
+def require_loop(deployment_picks: bool, wanted: bool, folder: Path) -> None:
     """Refuse a deployment of the other loop."""
-    if deployed_closed != closed:
-        has, wants = ("a closed", "open") if deployed_closed else ("an open", "closed")
+    if deployment_picks != wanted:
+        has, wants = ("a closed", "open") if deployment_picks else ("an open", "closed")
         raise InputError(
             f"{folder}: is compiled for {has} loop, not for {wants}; ask for the other loop, or "
             "compile the decoder again (compile --open-loop compiles an open one)"

@@ -55,17 +55,8 @@ def export_graph(
 
 
 def export_steps(decoder: CausalDecoder, folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Write the graph of every step, one after the other: `absorb.3.qonnx.onnx`, `step.3.…`.
-
-    `step.p` gives logits for the token at position p; `absorb.p`, for a token of a prompt behind
-    which others follow, only what is cached.
-    """
-    for answer, kind in ((False, "absorb"), (True, "step")):
-        for position in range(decoder.model.context - (not answer)):
-            step = DecoderStep(decoder, position, answer=answer)
-            name = f"{kind}.{position}"
-            path = folder / f"{name}.qonnx.onnx"
-            yield (
-                name,
-                export_graph(step, step.example(), path, step.input_names, step.output_names),
-            )
+    """Write the graph of every step, one position after the other: `step.3.qonnx.onnx`."""
+    for position in range(decoder.model.context):
+        step, name = DecoderStep(decoder, position), f"step.{position}"
+        path = folder / f"{name}.qonnx.onnx"
+        yield name, export_graph(step, step.example(), path, step.input_names, step.output_names)

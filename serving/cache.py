@@ -1,33 +1,22 @@
-"""What a server keeps between two steps of a decoder: ciphertexts, and whose and where they are.
-
-A cache is frozen. A step makes a new one, so that whatever goes wrong in it, the old one is whole.
-"""
+"""What a server keeps between two steps of a decoder: ciphertexts, and whose and where they are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.circuit.backend import fhe
-from torusformer.serving.messages import decode, pack, read_head, unpack
+from torusformer.fhe_compile.decoding.loop import Cache
+from torusformer.serving.messages import pack, read_head, read_values, unpack
 
 
-@dataclass(frozen=True, eq=False)
-class EncryptedCache:
-    """Ciphertexts of keys and values of the first `position` tokens, by name.
-
-    `circuit_id` is the module that made them, `key_id` the client's keys they are under. `token`
-    is the next token where the server picked one.
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncryptedCache(Cache[fhe.Value]):
+    """`circuit_id` is the module that made the ciphertexts, `key_id` the keys they are under."""
 
     circuit_id: str
     key_id: str
-    position: int
-    entries: Mapping[str, Any]
-    token: Any = None
 
     def check(self, circuit_id: str, key_id: str, context: int) -> None:
         """Refuse to go on with other keys, in another module, or past the context."""
@@ -60,12 +49,16 @@ class EncryptedCache:
         """Inverse of `to_bytes`."""
         head, *parts = unpack("cache", circuit_id, message)
         about = read_head("cache", head, "key_id", "position", "names", "token")
-        values = [decode("cache", fhe.Value.deserialize, part) for part in parts]
-        names = list(about["names"])
+        values, names = read_values("cache", parts), list(about["names"])
         if len(values) != len(names) + bool(about["token"]):
             raise ArtifactError(
                 f"the cache holds {len(values)} ciphertexts and names {len(names)}; prefill again"
             )
         token = values.pop() if about["token"] else None
-        entries = dict(zip(names, values, strict=True))
-        return cls(circuit_id, about["key_id"], about["position"], entries, token)
+        return cls(
+            position=about["position"],
+            entries=dict(zip(names, values, strict=True)),
+            token=token,
+            circuit_id=circuit_id,
+            key_id=about["key_id"],
+        )

@@ -10,44 +10,90 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torusformer.fhe_compile.circuit.backend import fhe
-from torusformer.fhe_compile.deployment.deployment import load_interface
+from torusformer.fhe_compile.circuit.backend import decrypt_output, fhe
+from torusformer.fhe_compile.circuit.circuit import ONLY
+from torusformer.fhe_compile.deployment.archives import CLIENT
+from torusformer.fhe_compile.deployment.interface import Interface
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.fhe_compile.program.ports import (
+    check_array,
     check_ports,
     check_shape,
     dequantize_array,
     named_inputs,
     quantize_array,
 )
-from torusformer.serving.messages import decode, pack, unpack
+from torusformer.serving.messages import digest, pack, read_values, unpack
+
+Agreed = TypeVar("Agreed", bound=Interface)
 
 
-class Client:
+class KeyHolder(Generic[Agreed]):
     """Keys, encryption and decryption for one deployment. Never sees the circuit."""
 
+    def __init__(self, kind: type[Agreed], folder: str | Path) -> None:
+        self.interface = kind.load(Path(folder), CLIENT)
+        self._inner = fhe.Client.load(Path(folder) / CLIENT)
+        self._key_id = ""
+
+    def keygen(self, force: bool = False) -> None:
+        """Make the secret and evaluation keys; once, unless `force`."""
+        self._inner.keygen(force=force)
+        if force:
+            self._key_id = ""
+
+    def evaluation_keys(self) -> bytes:
+        """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
+        keys = self._inner.evaluation_keys.serialize()
+        message = pack("evaluation keys", self.interface.circuit_id, [keys])
+        self._key_id = digest(message)
+        return message
+
+    @property
+    def key_id(self) -> str:
+        """Tells these keys from others."""
+        if not self._key_id:
+            self.evaluation_keys()
+        return self._key_id
+
+    def _encrypted(self, function: str, values: Mapping[str, IntArray]) -> list[bytes]:
+        """Some inputs of a function, in its order, as serialized ciphertexts."""
+        ports = self.interface.functions[function].inputs
+        arguments = [
+            e.encode(check_array(e.port, values[e.port.name])) if e.port.name in values else None
+            for e in ports
+        ]
+        found = self._inner.encrypt(*arguments, function_name=function)
+        found = found if isinstance(found, tuple) else (found,)
+        return [bytes(value.serialize()) for value in found if value is not None]
+
+    def _decrypted(self, function: str, values: Mapping[str, fhe.Value]) -> dict[str, IntArray]:
+        """Some outputs of a function as program integers."""
+        ports = self.interface.functions[function].outputs
+        return {
+            e.port.name: e.decode(
+                np.asarray(decrypt_output(self._inner, function, i, values[e.port.name]))
+            )
+            for i, e in enumerate(ports)
+            if e.port.name in values
+        }
+
+
+class Client(KeyHolder[Interface]):
+    """Asks a circuit: real numbers or integers in, a message out, and the answer back."""
+
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        self.interface = load_interface(folder, "client.zip")
-        self._inner = fhe.Client.load(folder / "client.zip")
+        super().__init__(Interface, folder)
 
     @property
     def labels(self) -> Mapping[str, str]:
         """What the program's author wrote down: task, labels, preset."""
         return self.interface.metadata
-
-    def keygen(self, force: bool = False) -> None:
-        """Make the secret and evaluation keys; once, unless `force`."""
-        self._inner.keygen(force=force)
-
-    def evaluation_keys(self) -> bytes:
-        """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
-        keys = self._inner.evaluation_keys.serialize()
-        return pack("evaluation keys", self.interface.circuit_id, [keys])
 
     def quantize(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, IntArray]:
         """round(x / scale + zero_point), clipped to the port's range, as in training."""
@@ -61,20 +107,14 @@ class Client:
     def encrypt(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> bytes:
         """Program integers, by port name or bare, to a message for the server."""
         checked = check_ports(tuple(e.port for e in self.interface.inputs), inputs)
-        reps = [e.encode(checked[e.port.name]) for e in self.interface.inputs]
-        values = self._inner.encrypt(*reps)
-        values = values if isinstance(values, tuple) else (values,)
-        parts = [value.serialize() for value in values]
-        return pack("inputs", self.interface.circuit_id, parts)
+        return pack("inputs", self.interface.circuit_id, self._encrypted(ONLY, checked))
 
     def decrypt(self, answer: bytes) -> dict[str, IntArray]:
         """The server's answer to program integers, by output name."""
-        parts = unpack("outputs", self.interface.circuit_id, answer)
-        values = [decode("outputs", fhe.Value.deserialize, part) for part in parts]
-        results = self._inner.decrypt(*values)
-        results = results if isinstance(results, tuple) else (results,)
-        ports = self.interface.outputs  # behind them, perhaps, inputs that nothing reads
-        return {e.port.name: e.decode(np.asarray(r)) for e, r in zip(ports, results, strict=False)}
+        values = read_values("outputs", unpack("outputs", self.interface.circuit_id, answer))
+        names = [e.port.name for e in self.interface.outputs]
+        # Behind the outputs are, perhaps, inputs that nothing reads.
+        return self._decrypted(ONLY, dict(zip(names, values, strict=False)))
 
     def dequantize(self, outputs: Mapping[str, IntArray]) -> dict[str, NDArray[np.float64]]:
         """scale * (integer - zero_point) of every output."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from torusformer import ArtifactError
+from torusformer.fhe_compile.circuit.backend import fhe
 
 MAGIC = b"torusformer message 1\n"
 T = TypeVar("T")
@@ -60,6 +61,11 @@ def unpack(kind: Kind, circuit_id: str, message: bytes) -> list[bytes]:
     return parts
 
 
+def digest(message: bytes) -> str:
+    """Of a whole message: tells the evaluation keys of one client from another's."""
+    return message[-_DIGEST:].hex()
+
+
 def read_head(what: Kind, part: bytes, *names: str) -> dict[str, Any]:
     """The first part of a message that says in JSON what the others are."""
     try:
@@ -67,6 +73,11 @@ def read_head(what: Kind, part: bytes, *names: str) -> dict[str, Any]:
         return {name: head[name] for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"the {what} have no readable head; send them again") from error
+
+
+def read_values(what: Kind, parts: Sequence[bytes]) -> list[fhe.Value]:
+    """The ciphertexts of a message's parts."""
+    return [decode(what, fhe.Value.deserialize, part) for part in parts]
 
 
 def decode(what: Kind, deserialize: Callable[[bytes], T], part: bytes) -> T:

@@ -10,19 +10,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from torusformer import InputError
-from torusformer.fhe_compile.circuit.backend import decrypt_output, fhe
-from torusformer.fhe_compile.decoding.closing import comparable, draw_noise, noise_port
 from torusformer.fhe_compile.decoding.names import (
     LOGITS,
     NEXT,
@@ -31,11 +26,12 @@ from torusformer.fhe_compile.decoding.names import (
     absorb_name,
     step_name,
 )
-from torusformer.fhe_compile.deployment.decoder import load_decoder_interface
+from torusformer.fhe_compile.decoding.picking import comparable, draw_noise, noise_port, one_hot
+from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.fhe_compile.program.nodes import IntArray
-from torusformer.fhe_compile.program.ports import check_array
 from torusformer.serving.cache import EncryptedCache
-from torusformer.serving.messages import decode, pack, read_head, unpack
+from torusformer.serving.client import KeyHolder
+from torusformer.serving.messages import pack, read_head, read_values, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,54 +43,30 @@ class Written:
     logits: IntArray
 
 
-class Writer:
-    """Keys, encryption and decryption for one decoder. Never sees the circuit."""
+class Writer(KeyHolder[DecoderInterface]):
+    """Sends prompts to a decoder and reads what it writes."""
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        self.interface = load_decoder_interface(folder, "client.zip")
-        self._inner = fhe.Client.load(folder / "client.zip")
-
-    def keygen(self, force: bool = False) -> None:
-        """Make the secret and evaluation keys; once, unless `force`."""
-        self._inner.keygen(force=force)
-        if force:
-            self.__dict__.pop("_evaluation_keys", None)
-
-    @cached_property
-    def _evaluation_keys(self) -> bytes:
-        keys = self._inner.evaluation_keys.serialize()
-        return pack("evaluation keys", self.interface.circuit_id, [keys])
-
-    def evaluation_keys(self) -> bytes:
-        """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
-        return self._evaluation_keys
-
-    @property
-    def key_id(self) -> str:
-        """Tells these keys from others."""
-        return hashlib.sha256(self._evaluation_keys).hexdigest()
+        super().__init__(DecoderInterface, folder)
 
     def noise(
         self, temperature: float = 0.0, generator: np.random.Generator | None = None
     ) -> IntArray:
         """Of one step, (1, V) integers; temperature 0 is greedy."""
-        logits = self.interface.functions[step_name(0)].output(LOGITS).port
-        return draw_noise(noise_port(logits), temperature, generator)
+        return draw_noise(noise_port(self.interface.logits(0)), temperature, generator)
 
     def prompt(self, tokens: Sequence[int], noises: Sequence[IntArray] = ()) -> bytes:
         """A message for `prefill` and, with a noise for each, that many tokens to write.
 
         A server that does not pick tokens takes no noise.
         """
-        steps = len(noises) if self.interface.closed else 1
+        steps = len(noises) if self.interface.picks else 1
         check_prompt(tokens, steps, self.interface.context)
         last = len(tokens) - 1
         functions = [*(absorb_name(p) for p in range(last)), step_name(last)]
-        parts = [self._one_hot(f, t) for f, t in zip(functions, tokens, strict=True)]
-        parts += [
-            self._encrypted(step_name(last + i), NOISE, noise) for i, noise in enumerate(noises)
-        ]
+        parts = [self._token(f, token) for f, token in zip(functions, tokens, strict=True)]
+        for i, noise in enumerate(noises):
+            parts += self._encrypted(step_name(last + i), {NOISE: noise})
         return self._message(parts, len(tokens), len(noises))
 
     def token(self, position: int, token: int) -> bytes:
@@ -104,57 +76,39 @@ class Writer:
                 f"position {position} is past the context of {self.interface.context} tokens; "
                 "begin a new text, or train with a longer context"
             )
-        return self._message([self._one_hot(step_name(position), token)], 1, 0)
+        return self._message([self._token(step_name(position), token)], 1, 0)
 
     def read(self, answer: bytes) -> Written:
         """The server's answer to one step."""
         head, *parts = unpack("outputs", self.interface.circuit_id, answer)
         about = read_head("outputs", head, "position", "names")
-        function = step_name(int(about["position"]))
-        values = [decode("outputs", fhe.Value.deserialize, part) for part in parts]
-        found = {
-            name: self._decrypted(function, name, value)
-            for name, value in zip(about["names"], values, strict=True)
-        }
+        values = dict(zip(about["names"], read_values("outputs", parts), strict=True))
+        found = self._decrypted(step_name(int(about["position"])), values)
         token = int(found[NEXT].argmax()) if NEXT in found else None
         return Written(int(about["position"]), token, found[LOGITS])
 
     def pick(self, written: Written, noise: IntArray) -> int:
-        """The token that a server would pick from these logits with this noise."""
-        logits = self.interface.functions[step_name(written.position)].output(LOGITS).port
-        return self.interface.window.pick(comparable(logits, written.logits), noise)
+        """The token that the server picked, or would have picked of these logits and this noise."""
+        if written.token is not None:
+            return written.token
+        logits = comparable(self.interface.logits(written.position), written.logits)
+        return self.interface.window.pick(logits, noise)
 
     def reveal(self, cache: bytes) -> dict[str, IntArray]:
         """What a server's cache holds, by name: for whoever has the key and wants to check it."""
         held = EncryptedCache.from_bytes(cache, self.interface.circuit_id)
         return {
-            name: self._decrypted(step_name(int(name.rsplit(".", 1)[1])), name, value)
+            name: self._decrypted(step_name(int(name.rsplit(".", 1)[1])), {name: value})[name]
             for name, value in held.entries.items()
         }
-
-    def _decrypted(self, function: str, name: str, value: fhe.Value) -> IntArray:
-        ports = self.interface.functions[function].outputs
-        position = next(i for i, encoded in enumerate(ports) if encoded.port.name == name)
-        result = decrypt_output(self._inner, function, position, value)
-        return ports[position].decode(np.asarray(result))
 
     def _message(self, parts: Sequence[bytes], tokens: int, noises: int) -> bytes:
         about = {"key_id": self.key_id, "tokens": tokens, "noises": noises}
         return pack("prompt", self.interface.circuit_id, [json.dumps(about).encode(), *parts])
 
-    def _one_hot(self, function: str, token: int) -> bytes:
-        port = self.interface.port(function, TOKEN)
-        return self._encrypted(function, TOKEN, np.eye(port.shape[-1], dtype=np.int64)[[token]])
-
-    def _encrypted(self, function: str, name: str, value: IntArray) -> bytes:
-        """One input of a function as a serialized ciphertext."""
-        ports = self.interface.functions[function].inputs
-        arguments: list[Any] = [
-            e.encode(check_array(e.port, value)) if e.port.name == name else None for e in ports
-        ]
-        values = self._inner.encrypt(*arguments, function_name=function)
-        values = values if isinstance(values, tuple) else (values,)
-        return bytes(next(v for v in values if v is not None).serialize())
+    def _token(self, function: str, token: int) -> bytes:
+        (part,) = self._encrypted(function, {TOKEN: one_hot(token, len(self.interface.labels))})
+        return part
 
 
 def check_prompt(tokens: Sequence[int], steps: int, context: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from functools import cache
@@ -21,6 +22,7 @@ from torusformer.quantize.decoder_checkpoint import to_quantized
 from torusformer.quantize.export import export_steps
 
 PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @cache
@@ -30,27 +32,25 @@ def words(context: int) -> WordsTask:
 
 
 @cache
-def quantized(preset: str, context: int | None = None) -> CausalDecoder:
-    """In eval mode; logits are as wide as a trained model's."""
+def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -> CausalDecoder:
+    """In eval mode; logits are as wide as a trained model's. Few `letters` make a small argmax."""
     torch.manual_seed(0)
     config = DecoderConfig.from_name(preset)
-    config = config.replace(context=context or config.context)
+    config = config.replace(context=context or config.context, vocabulary=1 + len(letters))
     model = Decoder(config).eval()
     with torch.no_grad():
         model.head.weight.mul_(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        twin = to_quantized(
-            model, QuantConfig.from_name(preset), words(config.context).train.tokens
-        )
+        tokens = words(config.context).train.tokens % config.vocabulary
+        twin = to_quantized(model, QuantConfig.from_name(preset), tokens)
     return twin.eval()
 
 
 @cache
-def program(preset: str, context: int | None = None) -> DecoderProgram:
+def program(preset: str, context: int | None = None, letters: str = LETTERS) -> DecoderProgram:
     """Of every step, open."""
-    twin = quantized(preset, context)
-    labels = '["\\n", ' + ", ".join(f'"{c}"' for c in "abcdefghijklmnopqrstuvwxyz") + "]"
+    twin, labels = quantized(preset, context, letters), json.dumps(["\n", *letters])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return lower_decoder(export_steps(twin, Path(folder)), {"labels": labels})

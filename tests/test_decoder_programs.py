@@ -71,11 +71,21 @@ def test_absorbing_leaves_what_a_step_leaves(preset: str):
     text = words(decoder.context).dev.tokens[1].tolist()
     steps = chained(decoder, text)
     cache: dict[str, np.ndarray] = {}
-    for p, absorb in enumerate(decoder.absorbs):
-        values = interpret(absorb, needed(absorb, text[p], cache))
-        for port in absorb.outputs:
-            assert np.array_equal(values[port.name], steps[p][port.name]), port.name
-            cache[port.name] = values[port.name]
+    for p, (step, values) in enumerate(zip(decoder.steps[:-1], steps, strict=False)):
+        found = decoder.run(f"absorb{p}", {"token": one_hot(text[p]), **cache})
+        assert found.keys() == {port.name for port in step.outputs} - {"logits"}
+        assert all(np.array_equal(found[name], values[name]) for name in found)
+        cache |= found
+
+
+def test_absorbing_computes_nothing_for_logits():
+    """In one block, keys and values are the token's alone; in several, the last one is left out."""
+    one, several = program("tiny-words").functions, program("tiny-gpt2").functions
+    assert [port.name for port in one["absorb2"].inputs] == ["token"]
+    layers = {name: {node.layer for node in several[name].nodes} for name in ("absorb1", "step1")}
+    assert layers["absorb1"] < layers["step1"]
+    noisy = program("tiny-words").with_picking().functions["absorb2"]
+    assert len(noisy.nodes) == len(one["absorb2"].nodes)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -112,8 +122,8 @@ def test_a_decoder_keeps_on_disk(tmp_path):
     with pytest.raises(ArtifactError, match=r"decoder\.json: truncated or not JSON of ours"):
         load_decoder(tmp_path / "decoder")
     index.write_text(kept)
-    (tmp_path / "decoder" / "absorb.1.onnx").unlink()
-    with pytest.raises(ArtifactError, match=r"absorb\.1\.onnx"):
+    (tmp_path / "decoder" / "step.1.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"step\.1\.onnx"):
         load_decoder(tmp_path / "decoder")
 
 

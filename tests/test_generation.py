@@ -1,6 +1,7 @@
 """Encrypted generation: the text, the cache after every step, and what is refused."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +12,32 @@ from hypothesis import strategies as st
 from tests.decoders import program
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.circuit.functions import plan_module
-from torusformer.fhe_compile.decoding.closing import draw_noise
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
 from torusformer.fhe_compile.decoding.names import FEEDBACK
-from torusformer.fhe_compile.deployment.decoder import save_decoder_deployment
-from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.fhe_compile.decoding.picking import draw_noise
+from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
 from torusformer.pipelines.writing import (
     EncryptedWriting,
     Request,
     compile_decoder,
+    simulated,
     text_of,
     write_clear,
 )
 from torusformer.serving import EncryptedCache, Writer, WritingServer
 
-CONTEXT = 4
+CONTEXT, LETTERS = 4, "abcd"
 
 
-def closed() -> DecoderProgram:
-    return program("tiny-words", CONTEXT).close()
+@cache
+def picking() -> DecoderProgram:
+    return program("tiny-words", CONTEXT, LETTERS).with_picking()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("closed") / "deployment"
-    save_decoder_deployment(compile_decoder(closed()), closed().metadata, EXACT, path)
+    path = tmp_path_factory.mktemp("picking") / "deployment"
+    save_decoder_deployment(compile_decoder(picking()), path)
     return path
 
 
@@ -46,35 +48,33 @@ def parties(folder: Path) -> EncryptedWriting:
 
 def clear_cache(request: Request) -> list[dict[str, np.ndarray]]:
     """What the interpreter's cache holds after each step."""
-    from torusformer.pipelines.writing import interpreter
-
     held: list[dict[str, np.ndarray]] = []
     cache: dict[str, np.ndarray] = {}
-    run = interpreter(closed())
+    decoder = picking()
 
-    def watched(name, inputs):
-        given = run(name, inputs)
+    def watched(name, values):
+        given = decoder.run(name, values)
         cache.update({n: v for n, v in given.items() if n not in ("logits", "next")})
         if name.startswith("step"):
             held.append(dict(cache))
         return given
 
-    list(write_clear(closed(), request, watched))
+    list(write_clear(decoder, request, watched))
     return held
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_server_alone_writes_the_programs_text(parties, temperature: float):
     """Greedy, and a sample with the noise that the client sent."""
-    request = Request.of(closed(), "a", 3, temperature, seed=3)
+    request = Request.of(picking(), "a", 3, temperature, seed=3)
     written = list(parties.write(request))
-    expected = list(write_clear(closed(), request))
+    expected = list(write_clear(picking(), request))
     assert [c.token for c in written] == [c.token for c in expected]
-    assert text_of(written, closed().labels) == text_of(expected, closed().labels)
+    assert text_of(written, picking().labels) == text_of(expected, picking().labels)
 
 
 def test_the_encrypted_cache_is_the_clear_one_after_every_step(parties):
-    request = Request.of(closed(), "b", 2, 0.0, seed=0)
+    request = Request.of(picking(), "b", 2, 0.0, seed=0)
     server, client = parties.server, parties.client
     prompt = server.open(client.prompt(request.tokens, request.noises))
     cache = server.prefill(prompt, parties.keys)
@@ -89,21 +89,19 @@ def test_the_encrypted_cache_is_the_clear_one_after_every_step(parties):
 
 
 def test_simulation_writes_the_same():
-    decoder = closed()
+    decoder = picking()
     request = Request.of(decoder, "ab", 2, 1.0, seed=1)
     module = compile_decoder(decoder, simulate=True)
-    written = write_clear(
-        decoder, request, lambda name, inputs: module.run(name, inputs, fhe="simulate")
-    )
+    written = write_clear(decoder, request, simulated(module))
     assert [c.token for c in written] == [c.token for c in write_clear(decoder, request)]
 
 
 def test_either_loop_picks_the_same():
     for seed in range(20):
-        request = Request.of(closed(), "", CONTEXT, 1.0, seed)
+        request = Request.of(picking(), "", CONTEXT, 1.0, seed)
         one, other = (
             [c.token for c in write_clear(decoder, request)]
-            for decoder in (closed(), program("tiny-words", CONTEXT))
+            for decoder in (picking(), program("tiny-words", CONTEXT, LETTERS))
         )
         assert one == other
 
@@ -112,7 +110,7 @@ def test_either_loop_picks_the_same():
 def test_several_layers_in_an_open_loop(preset: str, tmp_path):
     """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
     decoder = program(preset, 2)
-    save_decoder_deployment(compile_decoder(decoder), decoder.metadata, EXACT, tmp_path / "d")
+    save_decoder_deployment(compile_decoder(decoder), tmp_path / "d")
     parties = EncryptedWriting(tmp_path / "d")
     for prompt, count in (("", 2), ("c", 1)):
         request = Request.of(decoder, prompt, count, 1.0, seed=2)
@@ -122,9 +120,9 @@ def test_several_layers_in_an_open_loop(preset: str, tmp_path):
         parties.client.token(2, 0)
 
 
-@given(st.text("abcxyz", max_size=CONTEXT + 2), st.integers(1, CONTEXT + 2), st.integers(0, 9))
+@given(st.text(LETTERS, max_size=CONTEXT + 2), st.integers(1, CONTEXT + 2), st.integers(0, 9))
 def test_any_prompt_is_written_on_or_refused(text: str, count: int, seed: int):
-    decoder = closed()
+    decoder = picking()
     if 1 + len(text) + count - 1 > CONTEXT:
         with pytest.raises(InputError, match=r"past the context|the prompt has"):
             Request.of(decoder, text, count, 1.0, seed)
@@ -138,12 +136,12 @@ def test_any_prompt_is_written_on_or_refused(text: str, count: int, seed: int):
 
 def test_unknown_characters_are_named():
     with pytest.raises(InputError, match="'É' is not among the characters of this model: abc"):
-        Request.of(closed(), "É", 1, 0.0, 0)
+        Request.of(picking(), "É", 1, 0.0, 0)
 
 
 def test_a_full_cache_takes_no_more_and_stays_whole(parties):
     server, client, keys = parties.server, parties.client, parties.keys
-    request = Request.of(closed(), "abc", 1, 0.0, 0)
+    request = Request.of(picking(), "abc", 1, 0.0, 0)
     prompt = server.open(client.prompt(request.tokens, request.noises))
     before = server.prefill(prompt, keys)
     answer, full = server.step(before, keys, prompt.noises[0])
@@ -159,19 +157,19 @@ def test_a_full_cache_takes_no_more_and_stays_whole(parties):
 def test_a_cache_under_other_keys_is_refused(parties, folder: Path):
     stranger = Writer(folder)
     stranger.keygen(force=True)
-    request = Request.of(closed(), "", 1, 0.0, 0)
+    request = Request.of(picking(), "", 1, 0.0, 0)
     prompt = parties.server.open(parties.client.prompt(request.tokens, request.noises))
     cache = parties.server.prefill(prompt, parties.keys)
     foreign = parties.server.load_keys(stranger.evaluation_keys())
     with pytest.raises(ArtifactError, match="the cache is under other keys"):
         parties.server.step(cache, foreign, prompt.noises[0])
     answer, _ = parties.server.step(cache, parties.keys, prompt.noises[0])
-    expected = list(write_clear(closed(), request))
+    expected = list(write_clear(picking(), request))
     assert parties.client.read(answer).token == expected[0].token
 
 
 def test_a_cache_of_another_circuit_is_refused(parties):
-    cache = EncryptedCache("0" * 64, parties.client.key_id, 0, {})
+    cache = EncryptedCache(circuit_id="0" * 64, key_id=parties.client.key_id)
     with pytest.raises(ArtifactError, match="the cache is of another circuit"):
         parties.server.step(cache, parties.keys, object())
     with pytest.raises(ArtifactError, match="of another circuit"):
@@ -179,7 +177,7 @@ def test_a_cache_of_another_circuit_is_refused(parties):
 
 
 def test_prompts_that_cannot_be_written_on_are_refused_by_both_sides(parties):
-    noise = draw_noise(closed().noise, 0.0)
+    noise = draw_noise(picking().noise, 0.0)
     with pytest.raises(InputError, match="the prompt holds no token"):
         parties.client.prompt([], [noise])
     with pytest.raises(InputError, match="the prompt has 5 tokens"):
@@ -194,7 +192,7 @@ def test_prompts_that_cannot_be_written_on_are_refused_by_both_sides(parties):
 
 def test_what_passes_between_steps_is_narrow():
     """Two bits of a code and one of room; the bits of a token likewise."""
-    planned = plan_module(closed().functions(), FEEDBACK)
+    planned = plan_module(picking().functions, FEEDBACK)
     wired = [
         port for f in planned.functions.values()
         for port in (*f.encoding.inputs, *f.encoding.outputs) if port.wired

@@ -50,7 +50,7 @@ def costs(preset: str, context: int) -> dict[str, Any]:
     prices = load_prices()
     decoder = untrained_decoder(preset, context)
     found: dict[str, Any] = {"context": context}
-    for loop, program in (("closed", decoder.close()), ("open", decoder)):
+    for loop, program in (("closed", decoder.with_picking()), ("open", decoder)):
         planned = plan_decoder(program, prices).functions
         steps = [planned[step_name(p)] for p in range(context)]
         last = program.steps[-1]

@@ -1,11 +1,11 @@
 """The programs of a decoder, one for each position: what a module is compiled from.
 
 `step.p` takes the token at position p and what earlier tokens left in the cache, and gives logits
-(closed, also the next token) and this token's part of the cache. `absorb.p` gives only that part:
-for tokens of a prompt behind which others follow.
+(and, where it picks, the next token) and this token's part of the cache. `absorb.p`, made of it,
+gives only that part: for tokens of a prompt behind which others follow.
 
     decoder.json                  format, context, metadata
-    step.0.onnx, absorb.0.onnx, … programs as any other
+    step.0.onnx, step.1.onnx, …   programs as any other
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.decoding.closing import (
+from torusformer.fhe_compile.decoding.names import LOGITS, NEXT, absorb_name, step_name
+from torusformer.fhe_compile.decoding.picking import (
     LEVELS,
     WINDOW_KEY,
     Window,
-    close,
     logits_of,
     noise_port,
     window_for,
     window_of,
     window_to_json,
+    with_picking,
 )
-from torusformer.fhe_compile.decoding.names import NEXT, absorb_name, step_name
 from torusformer.fhe_compile.frontend.lowering import lower
-from torusformer.fhe_compile.program.nodes import Port, Program
+from torusformer.fhe_compile.passes.dead_nodes import remove_dead_nodes
+from torusformer.fhe_compile.program.interpret import interpret
+from torusformer.fhe_compile.program.nodes import IntArray, Port, Program
 from torusformer.fhe_compile.program.onnx_io import load_program, save_program
 from torusformer.folders import output_folder
 from torusformer.versions import check_versions, read_versions
@@ -42,10 +45,9 @@ INDEX = "decoder.json"
 
 @dataclass(frozen=True, eq=False)
 class DecoderProgram:
-    """`steps[p]` for every position of the context, `absorbs[p]` for all but the last."""
+    """`steps[p]` for every position of the context; task, labels and window as metadata."""
 
     steps: tuple[Program, ...]
-    absorbs: tuple[Program, ...]
     metadata: Mapping[str, str]
 
     @property
@@ -54,18 +56,25 @@ class DecoderProgram:
         return len(self.steps)
 
     @property
-    def closed(self) -> bool:
-        """Whether a step also picks the next token."""
+    def picks(self) -> bool:
+        """Whether a step also gives the next token."""
         return any(port.name == NEXT for port in self.steps[0].outputs)
 
-    def functions(self) -> dict[str, Program]:
-        """All programs by the names that they have in a module."""
-        absorbs = {absorb_name(p): program for p, program in enumerate(self.absorbs)}
-        return absorbs | {step_name(p): program for p, program in enumerate(self.steps)}
-
-    def close(self) -> DecoderProgram:
+    def with_picking(self) -> DecoderProgram:
         """Every step with an input for noise and the next token as an output."""
-        return replace(self, steps=tuple(close(step) for step in self.steps))
+        return replace(self, steps=tuple(with_picking(step) for step in self.steps))
+
+    @cached_property
+    def functions(self) -> Mapping[str, Program]:
+        """All programs by the names that they have in a module; the last position has no absorb."""
+        absorbs = {absorb_name(p): absorb(step) for p, step in enumerate(self.steps[:-1])}
+        return absorbs | {step_name(p): step for p, step in enumerate(self.steps)}
+
+    def run(self, name: str, values: Mapping[str, IntArray]) -> dict[str, IntArray]:
+        """A function in the clear, on those of the values that it takes: its outputs by name."""
+        program = self.functions[name]
+        found = interpret(program, {port.name: values[port.name] for port in program.inputs})
+        return {port.name: found[port.name] for port in program.outputs}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -83,42 +92,36 @@ class DecoderProgram:
         return noise_port(logits_of(self.steps[0]))
 
 
+def absorb(step: Program) -> Program:
+    """A step without its logits and all that only they need: what it leaves in the cache."""
+    entries = tuple(port for port in step.outputs if port.name not in (LOGITS, NEXT))
+    program = remove_dead_nodes(step.replace(outputs=entries))
+    read = {name for node in program.nodes for name in node.inputs}
+    return program.replace(inputs=tuple(port for port in program.inputs if port.name in read))
+
+
 def lower_decoder(
     graphs: Iterable[tuple[str, onnx.ModelProto]],
     metadata: Mapping[str, str],
     levels: int = LEVELS,
 ) -> DecoderProgram:
-    """Programs of the graphs `step.p` and `absorb.p`, in any order.
+    """Programs of the graphs `step.0`, `step.1`, … in this order, as they are exported.
 
     Where a token is picked, `levels` levels of logits are told apart.
     """
-    decoder = _ordered({name: lower(graph) for name, graph in graphs}, metadata, "the graphs")
-    window = window_for(logits_of(decoder.steps[0]), levels)
+    steps = [lower(graph) for _, graph in graphs]
+    if not steps:
+        raise ArtifactError("the graphs: step.0 is missing; export the decoder again")
+    window = window_for(logits_of(steps[0]), levels)
     metadata = {**metadata, WINDOW_KEY: window_to_json(window)}
-    steps, absorbs = (
-        tuple(program.replace(metadata=metadata) for program in programs)
-        for programs in (decoder.steps, decoder.absorbs)
-    )
-    return DecoderProgram(steps, absorbs, metadata)
-
-
-def _ordered(
-    found: Mapping[str, Program], metadata: Mapping[str, str], said: str
-) -> DecoderProgram:
-    count = sum(name.startswith("step.") for name in found)
-    wanted = [f"step.{p}" for p in range(count)] + [f"absorb.{p}" for p in range(count - 1)]
-    if missing := [name for name in wanted if name not in found] or ["step.0"] * (not count):
-        raise ArtifactError(f"{said}: {missing[0]} is missing; export the decoder again")
-    programs = [found[name] for name in wanted]
-    return DecoderProgram(tuple(programs[:count]), tuple(programs[count:]), dict(metadata))
+    return DecoderProgram(tuple(step.replace(metadata=metadata) for step in steps), metadata)
 
 
 def save_decoder(decoder: DecoderProgram, folder: Path) -> None:
     """Write all programs into a new folder, or none."""
     with output_folder(folder, "decoder") as new:
-        for kind, programs in (("step", decoder.steps), ("absorb", decoder.absorbs)):
-            for position, program in enumerate(programs):
-                save_program(program, new / f"{kind}.{position}.onnx")
+        for position, program in enumerate(decoder.steps):
+            save_program(program, new / f"step.{position}.onnx")
         index = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -146,6 +149,7 @@ def load_decoder(folder: Path) -> DecoderProgram:
             f"{path}: is {known[0]} version {known[1]}, this release reads {FORMAT} version "
             f"{FORMAT_VERSION}; lower it again"
         )
-    names = [f"step.{p}" for p in range(context)] + [f"absorb.{p}" for p in range(context - 1)]
-    found = {name: load_program(folder / f"{name}.onnx") for name in names}
-    return _ordered(found, metadata, str(folder))
+    steps = tuple(load_program(folder / f"step.{p}.onnx") for p in range(context))
+    if not steps:
+        raise ArtifactError(f"{folder}: step.0 is missing; export the decoder again")
+    return DecoderProgram(steps, metadata)

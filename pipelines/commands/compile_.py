@@ -79,22 +79,23 @@ def refuse_open_loop(args: argparse.Namespace) -> None:
 def _compile_steps(args: argparse.Namespace) -> Outcome:
     """All steps of a decoder as one module."""
     from torusformer.fhe_compile.decoding.decoder import load_decoder
-    from torusformer.fhe_compile.deployment.decoder import ARTEFACT, save_decoder_deployment
+    from torusformer.fhe_compile.deployment.decoder import DecoderInterface
+    from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
     from torusformer.pipelines.writing import compile_decoder
 
-    require_free(args.out, ARTEFACT)
+    require_free(args.out, DecoderInterface.ARTEFACT)
     p_error = parse_p_error(args.p_error)
     decoder = load_decoder(args.program)
     if not args.open_loop:
-        decoder = decoder.close()
+        decoder = decoder.with_picking()
     module = compile_decoder(decoder, p_error)
-    save_decoder_deployment(module, decoder.metadata, p_error, args.out)
+    save_decoder_deployment(module, args.out)
     plans = [f.plan for name, f in module.functions.items() if name.startswith("step")]
     seconds = [round(plan.predicted_seconds, 3) for plan in plans]
     data = {
         "deployment": str(args.out),
-        "closed_loop": decoder.closed,
+        "closed_loop": decoder.picks,
         "functions": len(module.functions),
         "predicted_seconds": seconds,
         "key_bytes": module.key_bytes,

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Outcome:
     model = args.model if (args.model / INDEX).is_file() else args.model / PROGRAM
     decoder = load_decoder(model)
     if args.closed:
-        decoder = decoder.close()
+        decoder = decoder.with_picking()
     p_error = parse_p_error(args.p_error)
     temperature = args.temperature or 0.0
     request = Request.of(decoder, args.prompt, args.count, temperature, args.seed)
@@ -79,13 +79,10 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.fhe == "disable":
         written = expected
     elif args.fhe == "simulate":
-        from torusformer.pipelines.writing import compile_decoder
+        from torusformer.pipelines.writing import compile_decoder, simulated
 
         module = compile_decoder(decoder, p_error, simulate=True)
-        steps = write_clear(
-            decoder, request, lambda name, inputs: module.run(name, inputs, fhe="simulate")
-        )
-        written = _shown(steps, args)
+        written = _shown(write_clear(decoder, request, simulated(module)), args)
     else:
         written, made = _encrypted(args, decoder, request, p_error)
     identical = [c.token for c in written] == [c.token for c in expected]
@@ -112,17 +109,17 @@ def _encrypted(
     args: argparse.Namespace, decoder: Any, request: Any, p_error: float
 ) -> tuple[list[Any], dict[str, Any]]:
     """What both parties wrote, and what their keys took."""
-    from torusformer.fhe_compile.deployment.decoder import load_decoder_interface
+    from torusformer.fhe_compile.deployment.decoder import DecoderInterface
     from torusformer.pipelines.words_demo import DEPLOYMENT
     from torusformer.pipelines.writing import EncryptedWriting, deployed, require_loop
 
     folder, own = args.deployment, args.model / DEPLOYMENT
     if folder is None and not args.p_error and own.is_dir():
-        usable = load_decoder_interface(own, "client.zip").closed == args.closed
+        usable = DecoderInterface.load(own, "client.zip").picks == args.closed
         folder = own if usable else None
     with deployed(decoder, folder, p_error) as place:
-        interface = load_decoder_interface(place, "client.zip")
-        require_loop(interface.closed, args.closed, place)
+        interface = DecoderInterface.load(place, "client.zip")
+        require_loop(interface.picks, args.closed, place)
         if dict(interface.metadata) != dict(decoder.metadata):
             raise InputError(f"{place}: is compiled from another decoder than {args.model}")
         parties = EncryptedWriting(place)

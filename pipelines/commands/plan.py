@@ -74,5 +74,5 @@ def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
     if args.compare or args.png or args.chart:
         raise InputError("a decoder's steps are planned as a table; leave out the charts")
     decoder = load_decoder(args.program)
-    planned = plan_decoder(decoder if args.open_loop else decoder.close(), prices)
+    planned = plan_decoder(decoder if args.open_loop else decoder.with_picking(), prices)
     return Outcome(plan_to_json(planned), plan_text(planned))

@@ -11,16 +11,16 @@ from tests.decoders import program
 from tests.programs import Builder
 from torusformer import InputError
 from torusformer.fhe_compile import compile_program, interpret
-from torusformer.fhe_compile.decoding.closing import (
+from torusformer.fhe_compile.decoding.picking import (
     GREEDY,
     WINDOW_KEY,
-    close,
     comparable,
     draw_noise,
     noise_port,
     window_for,
     window_of,
     window_to_json,
+    with_picking,
 )
 from torusformer.fhe_compile.program.nodes import Linear, Port, Program
 
@@ -28,7 +28,7 @@ COUNT, STEP = 5, 0.1
 
 
 def scored() -> Program:
-    """Logits that are wide sums of two narrow numbers, closed."""
+    """Logits that are wide sums of two narrow numbers, and a pick of the largest."""
     b = Builder(Port("x", (1, 2), 0, 3))
     weight = np.array([[40, -40, 7, 3, 0], [-35, 8, 9, 9, 1]])
     b.add(Linear("logits", "head", ("x",), weight))
@@ -36,7 +36,7 @@ def scored() -> Program:
     (port,) = made.outputs
     biases = np.array([0, 2, -1, 0, 30])  # of a head, in whole steps
     port = Port("logits", port.shape, port.lo, port.hi, np.array(STEP), -biases.astype(float))
-    return close(
+    return with_picking(
         made.replace(outputs=(port,), metadata={WINDOW_KEY: window_to_json(window_for(port))})
     )
 
@@ -85,16 +85,16 @@ def test_a_temperature_out_of_reach_is_refused(temperature: float):
         draw_noise(noise_port(scored().outputs[0]), temperature)
 
 
-def test_logits_on_several_grids_do_not_close():
+def test_of_logits_on_several_grids_none_is_picked():
     made = program("tiny-words").steps[0]
     ports = (replace(made.outputs[0], zero_point=np.linspace(0, 1, 27)), *made.outputs[1:])
     with pytest.raises(InputError, match="logits on several grids"):
-        close(made.replace(outputs=ports))
+        with_picking(made.replace(outputs=ports))
 
 
-def test_what_has_no_logits_does_not_close():
+def test_without_logits_none_is_picked():
     with pytest.raises(InputError, match="no output 'logits'"):
-        close(program("tiny-words").absorbs[0])
+        with_picking(program("tiny-words").functions["absorb0"])
 
 
 def test_a_decrypted_choice_is_exact():

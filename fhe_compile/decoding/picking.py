@@ -64,24 +64,29 @@ class Window:
 
 def window_for(logits: Port, levels: int = LEVELS) -> Window:
     """The window from `LOWEST` to at least `HIGHEST` in as many levels, by the logits' scale."""
-    step = float(logits.scale.reshape(-1)[0])
-    lsbs = max(0, math.ceil(math.log2((HIGHEST - LOWEST) / step / levels) - 1e-9))
-    return Window(round(LOWEST / step), lsbs, levels)
+    scale = float(logits.scale.reshape(-1)[0])
+    lsbs = max(0, math.ceil(math.log2((HIGHEST - LOWEST) / scale / levels) - 1e-9))
+    return Window(round(LOWEST / scale), lsbs, levels)
+
+
+def one_hot(token: int, count: int) -> IntArray:
+    """The row (1, count) of a token."""
+    return np.eye(count, dtype=np.int64)[[token]]
 
 
 def comparable(logits: Port, n: IntArray) -> IntArray:
-    """Integers of logits on one grid, zero at zero: those that `close` and `Window.pick` read."""
+    """Integers of logits on one grid, zero at zero, as a window reads them."""
     return n - np.rint(logits.zero_point).astype(np.int64)
 
 
 def noise_port(logits: Port) -> Port:
     """Integers on the logits' grid, zero at zero."""
-    step = float(logits.scale.reshape(-1)[0])
-    lo, hi = (round(end / step) for end in NOISE_RANGE)
-    return Port(NOISE, logits.shape, lo, hi, np.array(step))
+    scale = float(logits.scale.reshape(-1)[0])
+    lo, hi = (round(end / scale) for end in NOISE_RANGE)
+    return Port(NOISE, logits.shape, lo, hi, np.array(scale))
 
 
-def close(program: Program) -> Program:
+def with_picking(program: Program) -> Program:
     """The program with an input `noise` and an output `next`, the one-hot row of the next token.
 
     It reads the window in the program's metadata.
@@ -109,7 +114,7 @@ def logits_of(program: Program) -> Port:
     """The output `logits`; InputError where there is none, or they do not compare."""
     logits = next((port for port in program.outputs if port.name == LOGITS), None)
     if logits is None:
-        raise InputError(f"the program has no output {LOGITS!r}; only a step with logits closes")
+        raise InputError(f"the program has no output {LOGITS!r}; a token is picked from logits")
     whole = np.allclose(logits.zero_point, np.rint(logits.zero_point), atol=1e-3)
     if logits.scale.size > 1 or not whole:
         raise InputError("logits on several grids do not compare; export a decoder's head")
