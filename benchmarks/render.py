@@ -1,43 +1,8 @@
-"""Results in, Markdown out: one section a part, with what it shows and how to measure it again."""
+"""Rows in, Markdown tables out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from benchmarks.runner import Part
-
-HEAD = """# Benchmarks
-
-Measured by `make bench`, side by side in one run: on {processor}, {threads} threads, {date}, with
-{versions}.
-Complexity is Concrete's own estimate of the work of one run. Seconds include encryption and
-decryption, not key generation.
-"""
-
-
-def document(parts: Sequence[Part], results: Mapping[str, Any]) -> str:
-    """The whole `results.md`."""
-    about = results["machine"]
-    releases = ", ".join(f"{name} {release}" for name, release in results["versions"].items())
-    head = HEAD.format(**about, date=results["date"], versions=releases)
-    sections = [section(part, results[part.name]) for part in parts if part.name in results]
-    return "\n".join([head, *sections])
-
-
-def section(part: Part, result: Mapping[str, Any]) -> str:
-    """Title, sentence, table, and the command that repeats it."""
-    measured = result.get("measured", {})
-    where = "" if "machine" not in measured else f", on {measured['machine']['processor']}"
-    when = f" (measured {measured['date']}{where})" if "date" in measured else ""
-    try:
-        body = part.render(result)
-    except KeyError as error:  # stored before the part changed: no reason to lose the others
-        body = f"Measured by an earlier form of this part, which lacks {error}: measure it again."
-    lines = [f"## {part.title}", part.shows, body]
-    again = f"Again: `make bench ONLY={part.name}`{when}"
-    return "\n\n".join([*lines, again]) + "\n"
+from collections.abc import Sequence
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,5 +1,6 @@
 """Encrypted generation: the text, the cache after every step, and what is refused."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.decoders import program
+from tests.decoders import one_hot, program
 from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.circuit import Module
 from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram
+from torusformer.fhe_compile.decoding.loop import Cache
 from torusformer.fhe_compile.decoding.names import FEEDBACK
 from torusformer.fhe_compile.decoding.picking import draw_noise
 from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
@@ -35,9 +38,14 @@ def picking() -> DecoderProgram:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def module() -> Module:
+    return compile_decoder(picking())
+
+
+@pytest.fixture(scope="module")
+def folder(module: Module, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("picking") / "deployment"
-    save_decoder_deployment(compile_decoder(picking()), path)
+    save_decoder_deployment(module, path)
     return path
 
 
@@ -46,21 +54,13 @@ def parties(folder: Path) -> EncryptedWriting:
     return EncryptedWriting(folder)
 
 
-def clear_cache(request: Request) -> list[dict[str, np.ndarray]]:
-    """What the interpreter's cache holds after each step."""
-    held: list[dict[str, np.ndarray]] = []
-    cache: dict[str, np.ndarray] = {}
-    decoder = picking()
-
-    def watched(name, values):
-        given = decoder.run(name, values)
-        cache.update({n: v for n, v in given.items() if n not in ("logits", "next")})
-        if name.startswith("step"):
-            held.append(dict(cache))
-        return given
-
-    list(write_clear(decoder, request, watched))
-    return held
+def clear_caches(request: Request) -> Iterator[Cache]:
+    """What the interpreter keeps after each step."""
+    prompt = [one_hot(token, 1 + len(LETTERS)) for token in request.tokens]
+    cache = Cache().absorb(picking().run, prompt)
+    for noise in request.noises:
+        _, cache = cache.step(picking().run, noise)
+        yield cache
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -78,20 +78,19 @@ def test_the_encrypted_cache_is_the_clear_one_after_every_step(parties):
     server, client = parties.server, parties.client
     prompt = server.open(client.prompt(request.tokens, request.noises))
     cache = server.prefill(prompt, parties.keys)
-    for i, (noise, expected) in enumerate(zip(prompt.noises, clear_cache(request), strict=True)):
+    for i, (noise, expected) in enumerate(zip(prompt.noises, clear_caches(request), strict=True)):
         _, cache = server.step(cache, parties.keys, noise)
-        assert cache.position == len(request.tokens) + i
+        assert cache.position == expected.position == len(request.tokens) + i
         # The bytes are what a server would put to disk between two steps.
         cache = EncryptedCache.from_bytes(cache.to_bytes(), cache.circuit_id)
         found = client.reveal(cache.to_bytes())
-        assert found.keys() == expected.keys()
-        assert all(np.array_equal(found[name], expected[name]) for name in found)
+        assert found.keys() == expected.entries.keys()
+        assert all(np.array_equal(found[name], expected.entries[name]) for name in found)
 
 
-def test_simulation_writes_the_same():
+def test_simulation_writes_the_same(module: Module):
     decoder = picking()
     request = Request.of(decoder, "ab", 2, 1.0, seed=1)
-    module = compile_decoder(decoder, simulate=True)
     written = write_clear(decoder, request, simulated(module))
     assert [c.token for c in written] == [c.token for c in write_clear(decoder, request)]
 
@@ -109,7 +108,7 @@ def test_either_loop_picks_the_same():
 @pytest.mark.parametrize("preset", ["tiny-gpt2", "tiny-llama"])
 def test_several_layers_in_an_open_loop(preset: str, tmp_path):
     """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
-    decoder = program(preset, 2)
+    decoder = program(preset, 2, LETTERS)
     save_decoder_deployment(compile_decoder(decoder), tmp_path / "d")
     parties = EncryptedWriting(tmp_path / "d")
     for prompt, count in (("", 2), ("c", 1)):

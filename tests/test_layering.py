@@ -33,6 +33,17 @@ WITHOUT = {
     "pipelines": set(),
     "benchmarks": set(),
 }
+# room of fhe_compile -> rooms it may import
+ROOMS: dict[str, set[str]] = {
+    "program": set(),
+    "prices": set(),
+    "passes": {"program", "prices"},
+    "frontend": {"program", "passes"},
+    "tfhe": {"program", "prices", "passes"},
+    "circuit": {"program", "prices", "passes", "tfhe"},
+    "decoding": {"program", "passes", "frontend"},
+    "deployment": {"program", "tfhe", "circuit", "decoding"},
+}
 FILES = sorted(p for package in LEFT_OF for p in (ROOT / package).rglob("*.py"))
 
 
@@ -50,6 +61,22 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, package_of(f"{node.module}.{alias.name}")
 
 
+def imported_files(path: Path) -> set[Path]:
+    """Our files among the imports, those for types alone too; a package is its `__init__.py`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        else:
+            continue
+        places = [ROOT.joinpath(*name.removeprefix("torusformer.").split(".")) for name in names]
+        files = [f for p in places for f in (p.with_suffix(".py"), p / "__init__.py")]
+        found |= {f for f in files if f in FILES}
+    return found - {path}
+
+
 def package_of(module: str) -> str:
     first, *rest = module.split(".")
     return rest[0] if first == "torusformer" and rest and rest[0] in LEFT_OF else first
@@ -61,6 +88,20 @@ def test_a_file_imports_only_what_its_package_may(path: Path) -> None:
     forbidden = (set(LEFT_OF) - LEFT_OF[package] - {package}) | WITHOUT[package]
     wrong = [f"line {line}: {name}" for line, name in imported(path) if name in forbidden]
     assert not wrong, f"{package} may not import {wrong}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_before_it(room: str) -> None:
+    place = ROOT / "fhe_compile"
+    files = sorted((place / room).glob("*.py"))
+    taken = {other for path in files for other in imported_files(path) if place in other.parents}
+    assert files
+    assert {other.relative_to(place).parts[0] for other in taken} <= ROOMS[room] | {room}
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {path.parent.name for path in (ROOT / "fhe_compile").glob("*/__init__.py")}
+    assert rooms == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
