@@ -153,13 +153,14 @@ def test_a_full_cache_takes_no_more_and_stays_whole(parties):
     assert client.read(again).token == client.read(answer).token
 
 
-def test_a_cache_under_other_keys_is_refused(parties, folder: Path):
-    stranger = Writer(folder)
-    stranger.keygen(force=True)
+def test_a_cache_under_other_keys_is_refused(parties):
+    """That other keys have another id: `test_serving.py`, on smaller ones."""
     request = Request.of(picking(), "", 1, 0.0, 0)
     prompt = parties.server.open(parties.client.prompt(request.tokens, request.noises))
     cache = parties.server.prefill(prompt, parties.keys)
-    foreign = parties.server.load_keys(stranger.evaluation_keys())
+    foreign = replace(parties.keys, key_id="0" * 64)
+    with pytest.raises(ArtifactError, match="the cache is under other keys"):
+        parties.server.prefill(prompt, foreign)
     with pytest.raises(ArtifactError, match="the cache is under other keys"):
         parties.server.step(cache, foreign, prompt.noises[0])
     answer, _ = parties.server.step(cache, parties.keys, prompt.noises[0])

@@ -97,6 +97,15 @@ def test_a_server_takes_no_secret_key(client, server):
         server.load_keys(secret)
 
 
+def test_other_keys_have_another_id(deployment, server):
+    client = Client(deployment)
+    first = client.evaluation_keys()
+    assert server.load_keys(first).key_id == client.key_id
+    client.keygen(force=True)
+    second = client.evaluation_keys()
+    assert server.load_keys(second).key_id == client.key_id != server.load_keys(first).key_id
+
+
 def test_no_file_holds_a_key_or_a_path_of_this_machine(deployment):
     names = {path.name for path in deployment.iterdir()}
     assert names == {"client.zip", "server.zip", "interface.json", "versions.json"}
