@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 from tests.programs import Builder, same_outputs
 from torusformer import InputError
 from torusformer.fhe_compile import compile_program, interpret, plan
-from torusformer.fhe_compile.passes.centre_choices import centre_choices
+from torusformer.fhe_compile.passes.centre_rows import centre_rows
 from torusformer.fhe_compile.passes.expand_argmax import expand_argmax
 from torusformer.fhe_compile.passes.expand_max import expand_max
-from torusformer.fhe_compile.program.nodes import ArgMax, Linear, Max, Port, Program
+from torusformer.fhe_compile.program.nodes import (
+    ArgMax,
+    Linear,
+    Max,
+    Port,
+    Program,
+    Reshape,
+    Slice,
+)
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
 
 
@@ -77,15 +85,27 @@ def test_a_row_of_a_table_is_bounded_by_its_rows():
     assert found.hi.tolist() == [[4, 1]]
 
 
-def test_columns_of_a_choice_lie_around_zero():
+def test_columns_that_a_token_selects_from_lie_around_zero():
     b = Builder(Port("token", (1, 3), 0, 1, one_hot=True))
     b.add(Linear("row", "embed", ("token",), np.array([[9, 0], [7, 0], [8, 1]])))
     program = b.program("row")
-    centred = centre_choices(program)
+    centred = centre_rows(program)
     assert abs(centred.node("row.centred").weight).max() == 1
     for index in range(3):
         x = {"token": one_hot(index, 3)}
         assert np.array_equal(interpret(centred, x)["row"], interpret(program, x)["row"])
+
+
+def test_one_row_of_several_is_one_hot_too():
+    b = Builder(Port("tokens", (1, 2, 3), 0, 1, one_hot=True))
+    b.add(Slice("second", "embed", ("tokens",), (0, 1, 0), (1, 2, 3), (1, 1, 1)))
+    b.add(Reshape("bits", "embed", ("second",), (1, 3)))
+    b.add(Linear("row", "embed", ("bits",), np.array([[9, 0], [7, 0], [8, 1]])))
+    program = b.program("row")
+    assert program.ranges["row"].hi.tolist() == [[9, 1]]
+    centred = centre_rows(program)
+    assert abs(centred.node("row.centred").weight).max() == 1
+    assert centred.ranges["row"].hi.tolist() == [[9, 1]]
 
 
 @pytest.mark.parametrize("bits", [[[1, 1, 0]], [[0, 0, 0]]])
@@ -97,7 +117,7 @@ def test_an_index_has_one_bit_set(bits: list[list[int]]):
         circuit.run({"token": np.array(bits)}, fhe="disable")
 
 
-def test_a_decrypted_argmax_of_a_choice_is_exact():
+def test_a_decrypted_argmax_of_what_a_token_selects_is_exact():
     b = Builder(Port("token", (1, 3), 0, 1, one_hot=True))
     b.add(Linear("scores", "head", ("token",), np.array([[3, 1, 3], [0, 2, 1], [1, 1, 1]])))
     b.add(ArgMax("next", "argmax", ("scores",)))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 
+from torusformer import LoweringError
 from torusformer.fhe_compile.frontend.ingest import ingest
-from torusformer.fhe_compile.frontend.token_wise import Tokens, tokens_of
+from torusformer.fhe_compile.frontend.token_wise import TOKENS_KEY, Tokens, tokens_of
 from torusformer.fhe_compile.passes.expand import AT_LOWERING
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.program.onnx_io import load_model
@@ -34,7 +35,14 @@ def lower(
         BitWidthError: a table input over 16 bits.
     """
     model = source if isinstance(source, onnx.ModelProto) else load_model(source)
-    program = ingest(model, metadata, tokens_of(tokens, model))
+    way = tokens_of(tokens, model)
+    if TOKENS_KEY in (metadata or {}):
+        metadata = {**(metadata or {}), TOKENS_KEY: way}
+    program = ingest(model, metadata, way)
+    if tokens and not any(port.vocabulary for port in program.inputs):
+        raise LoweringError(
+            f"tokens={tokens!r} says how token ids enter, and this graph takes none; leave it out"
+        )
     for rewrite in AT_LOWERING:
         program = rewrite(program)
     return program

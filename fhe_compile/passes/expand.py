@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torusformer import InputError
-from torusformer.fhe_compile.passes.centre_choices import centre_choices
+from torusformer.fhe_compile.passes.centre_rows import centre_rows
 from torusformer.fhe_compile.passes.common_factors import remove_common_factors
 from torusformer.fhe_compile.passes.common_values import merge_common_values
 from torusformer.fhe_compile.passes.dead_channels import remove_dead_channels
@@ -56,7 +56,7 @@ PASSES = (
     Pass(split_concats, "optional"),
     Pass(sink_rounds, "needed"),
     Pass(remove_dead_nodes, "optional"),
-    Pass(centre_choices, "optional"),
+    Pass(centre_rows, "optional"),
     Pass(fuse_tables, "optional"),
     Pass(tile_products, "needed"),
     Pass(narrow_clips, "optional"),

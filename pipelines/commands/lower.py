@@ -21,6 +21,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", type=Path, metavar="FILE.qonnx.onnx", help="as Brevitas exports")
     parser.add_argument("--out", type=Path, required=True, metavar="program.onnx")
+    parser.add_argument(
+        "--tokens",
+        choices=("one-hot", "lookup"),
+        help="how token ids enter: as one-hot rows that the server embeds, or as rows of a public "
+        "table that the client looks up; default as the graph says, else one-hot",
+    )
     return parser
 
 
@@ -31,7 +37,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
     with output_file(args.out, _is_program) as new:
         model = load_model(args.model)
-        program = lower(model, {p.key: p.value for p in model.metadata_props})
+        metadata = {p.key: p.value for p in model.metadata_props}
+        program = lower(model, metadata, tokens=args.tokens)
         save_program(program, new)
     nodes = Counter(node.op for node in program.nodes)
     data = {

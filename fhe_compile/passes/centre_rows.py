@@ -17,12 +17,11 @@ from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import AddConst, Linear, Node, Program
 
 
-def centre_choices(program: Program, _: PassOptions | None = None) -> Program:
-    """The same program with smaller weights on one-hot inputs."""
-    choices = {port.name for port in program.inputs if port.one_hot}
+def centre_rows(program: Program, _: PassOptions | None = None) -> Program:
+    """The same program with smaller weights on one-hot rows."""
     nodes: list[Node] = []
     for node in program.nodes:
-        if not isinstance(node, Linear) or node.inputs[0] not in choices:
+        if not isinstance(node, Linear) or not program.ranges[node.inputs[0]].one_hot:
             nodes.append(node)
             continue
         centre = np.rint(node.weight.mean(0)).astype(np.int64)
