@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 
 from torusformer.fhe_compile.circuit.backend import fhe
-from torusformer.fhe_compile.program.interpret import evaluate, interpret
+from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import (
-    Broadcast,
-    Concat,
     IntArray,
     Node,
     Port,
     Program,
     Round,
-    Sum,
     Table,
 )
 from torusformer.fhe_compile.program.ranges import Interval
@@ -67,13 +64,7 @@ def trace(node: Node, args: list[Any], ranges: Mapping[str, Interval]) -> Any:
             kept = fhe.truncate_bit_pattern(wide, lsbs_to_remove=node.lsbs)
             kept = fhe.hint(kept, bit_width=ends.bit_width)
             return kept // 2**node.lsbs
-        case Sum():
-            return np.sum(args[0], axis=node.axes, keepdims=node.keepdims)
-        case Concat():
-            return np.concatenate(tuple(args), axis=node.axis)
-        case Broadcast():
-            return np.broadcast_to(args[0], node.shape)
-    return evaluate(node, args)
+    return node.evaluate(args)
 
 
 def _lookup(node: Table, x: Any, reach: Interval) -> Any:

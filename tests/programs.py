@@ -31,7 +31,7 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval, bound
+from torusformer.fhe_compile.program.ranges import Interval
 
 
 class Builder:
@@ -46,7 +46,7 @@ class Builder:
 
     def add(self, node: Node) -> str:
         self.nodes.append(node)
-        self.ranges[node.name] = bound(node, [self.ranges[i] for i in node.inputs])
+        self.ranges[node.name] = node.bound([self.ranges[i] for i in node.inputs])
         return node.name
 
     def table(self, name: str, layer: str, x: str, function) -> str:

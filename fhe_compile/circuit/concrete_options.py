@@ -13,8 +13,8 @@ from torusformer.fhe_compile.circuit.backend import fhe
 from torusformer.fhe_compile.prices.cost import KeySizes
 from torusformer.fhe_compile.prices.failure import show_p_error
 from torusformer.fhe_compile.program.nodes import IntArray, Port
+from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.plan import PlanRow
-from torusformer.fhe_compile.tfhe.steps import Encoding
 
 
 class CompileError(TorusformerError):

@@ -18,9 +18,9 @@ from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.nodes import Port, Program
 from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Estimate
 from torusformer.fhe_compile.tfhe.plan import Plan, planned
-from torusformer.fhe_compile.tfhe.steps import Encoding
 
 # Narrow tables laid out as wide as logits run a quarter slower than the plan says, measured on
 # decoders: Concrete gives them parameters beyond the two sets of the price list.

@@ -1,4 +1,4 @@
-"""Encoded steps in, a function that Concrete traces and the bit widths it must give out."""
+"""Encoded operations in, a function that Concrete traces and the bit widths it must give out."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import numpy as np
 from concrete.fhe.dtypes import Integer
 from concrete.fhe.representation import Graph, GraphProcessor, Operation
 from concrete.fhe.representation import Node as GraphNode
+from numpy.typing import NDArray
 
 from torusformer.fhe_compile.circuit.backend import fhe
-from torusformer.fhe_compile.tfhe.steps import Encoding, Step
+from torusformer.fhe_compile.program.nodes import IntArray
+from torusformer.fhe_compile.tfhe.encoding import Encoding
 
 
 def traced_function(encoding: Encoding) -> Callable[..., Any]:
-    """A function of the encoded inputs, `input0`, `input1`, ...; step i is tagged `step<i>`."""
-    names = [f"input{i}" for i in range(len(encoding.inputs))]
+    """A function of the encoded inputs, `input0`, `input1`, ...; operation i is tagged `op<i>`."""
+    backend, names = _Concrete(), [f"input{i}" for i in range(len(encoding.inputs))]
 
     def main(**arguments: Any) -> Any:
         results: dict[int, Any] = {
-            port.step: arguments[name] for port, name in zip(encoding.inputs, names, strict=True)
+            port.operation: arguments[name]
+            for port, name in zip(encoding.inputs, names, strict=True)
         }
-        for i, step in enumerate(encoding.steps):
-            if step.op == "input":
+        for i, op in enumerate(encoding.operations):
+            if i in results:  # an input
                 continue
-            bits = [encoding.steps[a].bits for a in step.args]
-            with fhe.tag(f"step{i}"):
-                results[i] = _apply(step, bits, [results[a] for a in step.args])
-        outputs = tuple(results[step] for step in encoding.returned)
+            bits = [encoding.operations[arg].bits for arg in op.args]
+            with fhe.tag(f"op{i}"):
+                results[i] = op.trace([results[arg] for arg in op.args], bits, backend)
+        outputs = tuple(results[i] for i in encoding.returned)
         return outputs if len(outputs) > 1 else outputs[0]
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -38,55 +41,27 @@ def traced_function(encoding: Encoding) -> Callable[..., Any]:
     return main
 
 
-def _apply(step: Step, bits: list[int], args: list[Any]) -> Any:
-    match step.op:
-        case "zeros":
-            return fhe.zeros(step.shape)
-        case "matmul":
-            return args[0] @ step.clear
-        case "add_clear":
-            return args[0] + step.clear
-        case "multiply":
-            return args[0] * step.clear
-        case "add":
-            return args[0] + args[1]
-        case "subtract":
-            return args[0] - args[1]
-        case "sum":
-            axes, keepdims = step.layout
-            return np.sum(args[0], axis=axes, keepdims=keepdims)
-        case "lookup":
-            return _lookup(step, bits[0], args[0])
-        case "truncate":
-            return fhe.truncate_bit_pattern(args[0], lsbs_to_remove=step.lsbs)
-        case "reshape":
-            return args[0].reshape(step.shape)
-        case "transpose":
-            return np.transpose(args[0], step.layout[0])
-        case "slice":
-            starts, ends, strides = step.layout
-            return args[0][tuple(map(slice, starts, ends, strides))]
-        case "concat":
-            return np.concatenate(tuple(args), axis=step.layout[0])
-        case "broadcast":
-            return np.broadcast_to(args[0], step.shape)
-    raise TypeError(f"no rule for {step.op}")
+class _Concrete:
+    """The `Backend` of tensor operations."""
 
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """Encrypted zeros."""
+        return fhe.zeros(shape)
 
-def _lookup(step: Step, bits: int, x: Any) -> Any:
-    assert step.tables is not None
-    # A truncated number keeps its position: each entry repeats for every value of the dropped bits.
-    tables = np.repeat(step.tables, 2**step.lsbs, axis=1)
-    missing = 2**bits - tables.shape[1]
-    tables = np.pad(tables, ((0, 0), (0, missing)), mode="edge")
-    if step.mapping is None:
-        return fhe.LookupTable(tables[0])[x]
-    each = np.array([fhe.LookupTable(t) for t in tables], dtype=object)
-    return fhe.LookupTable(each[step.mapping])[x]
+    def look_up(self, x: Any, tables: IntArray, mapping: NDArray[np.intp] | None) -> Any:
+        """One table, or one an element."""
+        if mapping is None:
+            return fhe.LookupTable(tables[0])[x]
+        each = np.array([fhe.LookupTable(table) for table in tables], dtype=object)
+        return fhe.LookupTable(each[mapping])[x]
+
+    def truncate(self, x: Any, lsbs: int) -> Any:
+        """Exactly, the bits keep their places."""
+        return fhe.truncate_bit_pattern(x, lsbs_to_remove=lsbs)
 
 
 class ProvedBitWidths(GraphProcessor):
-    """Give every graph node the bit width that was proved for its step, instead of a sampled one.
+    """Give every graph node the bit width proved for its operation, instead of a sampled one.
 
     Constants are reduced modulo 2**(width + 1), the ring that ciphertexts of that width live in;
     `restore` gives them back, so that the graph can still be evaluated in the clear.
@@ -107,11 +82,11 @@ class ProvedBitWidths(GraphProcessor):
             if node.operation == Operation.Input:
                 bits = bits_of_input[node.properties["name"]]
             else:
-                index = int(node.tag.removeprefix("step"))
-                step, width = encoding.steps[index], encoding.widths[index]
-                node.tag = step.tag
+                index = int(node.tag.removeprefix("op"))
+                op, width = encoding.operations[index], encoding.widths[index]
+                node.tag = op.tag
                 is_constant = node.operation == Operation.Constant
-                bits = width if is_constant else step.bits
+                bits = width if is_constant else op.bits
                 if is_constant:
                     self._reduce(node, width)
             node.output.dtype = Integer(is_signed=False, bit_width=bits)

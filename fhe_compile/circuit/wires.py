@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from torusformer import InputError
 from torusformer.fhe_compile.program.nodes import Port, Program
-from torusformer.fhe_compile.tfhe.steps import EncodedPort, Encoding, shared_widths
+from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, shared_widths
 
 
 @dataclass(frozen=True)
@@ -88,33 +88,35 @@ def share_layouts(
     count = 0
     for name, encoding in functions.items():
         starts[name] = count
-        count += len(encoding.steps)
-    steps = tuple(
-        replace(step, args=tuple(starts[name] + arg for arg in step.args))
+        count += len(encoding.operations)
+    operations = tuple(
+        replace(op, args=tuple(starts[name] + arg for arg in op.args))
         for name, encoding in functions.items()
-        for step in encoding.steps
+        for op in encoding.operations
     )
     links = tuple(
         (
-            starts[wire.source] + functions[wire.source].outputs[wire.output].step,
-            starts[wire.target] + functions[wire.target].inputs[wire.input].step,
+            starts[wire.source] + functions[wire.source].outputs[wire.output].operation,
+            starts[wire.target] + functions[wire.target].inputs[wire.input].operation,
         )
         for wire in wires
     )
-    widths = shared_widths(steps, links)
+    widths = shared_widths(operations, links)
 
     def moved(port: EncodedPort, name: str) -> EncodedPort:
-        return replace(port, step=starts[name] + port.step)
+        return replace(port, operation=starts[name] + port.operation)
 
     whole = Encoding(
-        steps,
+        operations,
         tuple(moved(port, name) for name, e in functions.items() for port in e.inputs),
         tuple(moved(port, name) for name, e in functions.items() for port in e.outputs),
         widths,
         links,
     )
     parts = {
-        name: replace(encoding, widths=widths[starts[name] : starts[name] + len(encoding.steps)])
+        name: replace(
+            encoding, widths=widths[starts[name] : starts[name] + len(encoding.operations)]
+        )
         for name, encoding in functions.items()
     }
     return whole, parts

@@ -14,7 +14,7 @@ from torusformer import ArtifactError
 from torusformer.fhe_compile.circuit.circuit import ONLY
 from torusformer.fhe_compile.deployment.archives import SERVER, check_archive
 from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
-from torusformer.fhe_compile.tfhe.steps import EncodedPort
+from torusformer.fhe_compile.tfhe.encoding import EncodedPort
 from torusformer.versions import check_versions, read_versions
 
 FILE, FORMAT_VERSION = "interface.json", 1

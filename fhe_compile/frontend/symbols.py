@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Port
-from torusformer.fhe_compile.program.ranges import Interval, bound
+from torusformer.fhe_compile.program.ranges import Interval
 
 FloatArray = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Builder:
         """Append a node and return its value's name."""
         node = kind(f"v{self._emitted}", layer, inputs, **fields)
         self._emitted += 1
-        self.ranges[node.name] = bound(node, [self.ranges[i] for i in inputs])
+        self.ranges[node.name] = node.bound([self.ranges[i] for i in inputs])
         self.nodes.append(node)
         return node.name
 

@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
 from torusformer.fhe_compile.passes.options import PassOptions
-from torusformer.fhe_compile.program.nodes import Node, Program
-
-
-def _key(node: Node) -> tuple[object, ...]:
-    """Equal keys, equal values: the operation and its fields, arrays by content."""
-    fields: list[object] = [type(node)]
-    for field in dataclasses.fields(node):
-        if field.name in ("name", "layer"):
-            continue
-        value = getattr(node, field.name)
-        if isinstance(value, np.ndarray):
-            value = (value.shape, value.astype(np.int64).tobytes())
-        fields.append(value)
-    return tuple(fields)
+from torusformer.fhe_compile.program.nodes import Program
 
 
 def merge_common_values(program: Program, _: PassOptions | None = None) -> Program:
@@ -31,7 +14,7 @@ def merge_common_values(program: Program, _: PassOptions | None = None) -> Progr
     nodes = []
     for node in program.nodes:
         node = node.with_inputs(renamed.get(i, i) for i in node.inputs)
-        found = first.setdefault(_key(node), node.name)
+        found = first.setdefault((node.inputs, *node.content), node.name)
         if found != node.name and node.name not in outputs:
             renamed[node.name] = found
         else:

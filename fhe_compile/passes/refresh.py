@@ -17,15 +17,12 @@ from dataclasses import replace
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
 from torusformer.fhe_compile.program.nodes import (
-    Add,
     Linear,
     Node,
     Program,
     Reshape,
     Round,
     Scale,
-    Sub,
-    Sum,
     Table,
     Transpose,
 )
@@ -56,7 +53,7 @@ def _refreshed(program: Program, limit: float) -> Program:
     ranges, made = program.ranges, {node.name: node for node in program.nodes}
     proved: dict[str, Interval] = {}
     indices = {port.name: port for port in program.inputs if port.one_hot}
-    read = precision(program, ranges)
+    read = precision(program)
     fresh: dict[tuple[str, bool], Table] = {}
     nodes: list[Node] = []
     for node in program.nodes:
@@ -84,9 +81,9 @@ def _refreshed(program: Program, limit: float) -> Program:
     return program.rewritten(nodes, proved)
 
 
-def precision(program: Program, ranges: Mapping[str, Interval]) -> dict[str, float]:
+def precision(program: Program) -> dict[str, float]:
     """Of every value that a table or a rounding reads, directly or summed up: how precisely."""
-    noise = squared_weights(program, {name: reach.lo.size for name, reach in ranges.items()})
+    ranges, noise = program.ranges, squared_weights(program)
     read: dict[str, float] = {}
     for node in reversed(program.nodes):
         for name in node.inputs:
@@ -97,27 +94,15 @@ def precision(program: Program, ranges: Mapping[str, Interval]) -> dict[str, flo
     return read
 
 
-def squared_weights(program: Program, sizes: Mapping[str, int]) -> dict[str, float]:
+def squared_weights(program: Program) -> dict[str, float]:
     """How many times the variance of a fresh table result each value has, at most.
 
-    What `estimate.squared_weights` is for the steps of an encoding, before there is one.
+    What `estimate.squared_weights` is for the operations of an encoding, before there is one.
     """
     noise = {port.name: 1.0 for port in program.inputs}
     for node in program.nodes:
-        given = [noise[name] for name in node.inputs]
-        match node:
-            case Table():
-                noise[node.name] = 1.0
-            case Linear():
-                noise[node.name] = given[0] * float((node.weight**2).sum(0).max(initial=0))
-            case Scale():
-                noise[node.name] = given[0] * float((node.factor**2).max(initial=0))
-            case Add() | Sub():
-                noise[node.name] = sum(given)
-            case Sum():
-                noise[node.name] = given[0] * sizes[node.inputs[0]] / sizes[node.name]
-            case _:
-                noise[node.name] = max(given, default=0.0)
+        shapes = [program.ranges[name].shape for name in node.inputs]
+        noise[node.name] = node.squared_weights([noise[name] for name in node.inputs], shapes)
     return noise
 
 

@@ -6,71 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from torusformer.fhe_compile.program.nodes import (
-    Add,
-    AddConst,
-    ArgMax,
-    Broadcast,
-    Concat,
-    Constant,
-    IntArray,
-    Linear,
-    MatMul,
-    Max,
-    Mul,
-    Node,
-    Program,
-    Reshape,
-    Round,
-    Scale,
-    Slice,
-    Sub,
-    Sum,
-    Table,
-    Transpose,
-)
-
-
-def evaluate(node: Node, args: list[IntArray]) -> IntArray:
-    """One node on concrete integers."""
-    match node:
-        case Constant():
-            return node.value
-        case Linear():
-            return args[0] @ node.weight
-        case Add():
-            return args[0] + args[1]
-        case Sub():
-            return args[0] - args[1]
-        case AddConst():
-            return args[0] + node.value
-        case Scale():
-            return args[0] * node.factor
-        case Sum():
-            return np.asarray(args[0].sum(axis=node.axes, keepdims=node.keepdims))
-        case Mul():
-            return args[0] * args[1]
-        case ArgMax():
-            return np.eye(args[0].shape[-1], dtype=np.int64)[args[0].argmax(-1)]
-        case Max():
-            return np.maximum(args[0], args[1])
-        case MatMul():
-            return args[0] @ args[1]
-        case Table():
-            return node.values[args[0] + node.offset]
-        case Round():
-            return args[0] >> node.lsbs
-        case Reshape():
-            return args[0].reshape(node.shape)
-        case Transpose():
-            return args[0].transpose(node.perm)
-        case Slice():
-            return args[0][node.index]
-        case Concat():
-            return np.concatenate(args, axis=node.axis)
-        case Broadcast():
-            return np.broadcast_to(args[0], node.shape)
-    raise TypeError(f"no rule for {type(node).__name__}")
+from torusformer.fhe_compile.program.port import IntArray
+from torusformer.fhe_compile.program.program import Program
 
 
 def interpret(program: Program, inputs: Mapping[str, IntArray]) -> dict[str, IntArray]:
@@ -80,5 +17,5 @@ def interpret(program: Program, inputs: Mapping[str, IntArray]) -> dict[str, Int
     """
     values = {port.name: np.asarray(inputs[port.name], dtype=np.int64) for port in program.inputs}
     for node in program.nodes:
-        values[node.name] = evaluate(node, [values[i] for i in node.inputs])
+        values[node.name] = np.asarray(node.evaluate([values[i] for i in node.inputs]))
     return values

@@ -5,7 +5,8 @@ A ciphertext holds an unsigned number. Every value is kept as `rep = value - bas
 proved to lie in [0, 2**bits): additions before that may wrap modulo 2**(bits + 1) harmlessly, so
 offsets and zero points cost nothing until a read, and there one clear addition.
 
-Both the planner and the circuit work from the same steps, so what is planned is what is compiled.
+Both the planner and the circuit work from the same operations, so what is planned is what is
+compiled.
 """
 
 from __future__ import annotations
@@ -17,35 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from torusformer.fhe_compile.program.nodes import (
-    Add,
-    AddConst,
-    Broadcast,
-    Concat,
-    Constant,
-    IntArray,
-    Linear,
-    Node,
-    Port,
-    Program,
-    Reshape,
-    Round,
-    Scale,
-    Slice,
-    Sub,
-    Sum,
-    Table,
-    Transpose,
-)
+from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
 from torusformer.fhe_compile.program.ranges import Interval
-from torusformer.fhe_compile.tfhe.steps import (
-    LOOKUP,
-    TRUNCATE,
-    EncodedPort,
-    Encoding,
-    Step,
-    bits_for,
-    shared_widths,
+from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
+from torusformer.fhe_compile.tfhe.tensor_ops import (
+    AddClear,
+    Apply,
+    Input,
+    Lookup,
+    TensorOp,
+    Truncate,
+    Zeros,
 )
 
 
@@ -55,13 +38,13 @@ def encode(program: Program, wires: Mapping[str, Port] | None = None) -> Encodin
     `wires` names the ports that pass ciphertexts between functions; the bounds given there hold at
     both ends.
     """
-    encoder = _Encoder(program, program.ranges, wires or {})
+    encoder = _Encoder(program, wires or {})
     inputs = [encoder.enter(port) for port in program.inputs]
     for node in program.nodes:
-        encoder.values[node.name] = encoder.place(node)
+        node.encode(encoder)
     outputs = [encoder.leave(port) for port in program.outputs]
-    steps = tuple(encoder.steps)
-    return Encoding(steps, tuple(inputs), tuple(outputs), shared_widths(steps))
+    operations = tuple(encoder.operations)
+    return Encoding(operations, tuple(inputs), tuple(outputs), shared_widths(operations))
 
 
 def tag_of(node: Node) -> str:
@@ -71,48 +54,91 @@ def tag_of(node: Node) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Value:
-    """A program value during encoding: a step, the base of each element, a pending right shift."""
+    """A program value during encoding: an operation, each element's base, a pending right shift."""
 
-    step: int
+    operation: int
     base: IntArray
     shift: int = 0
 
 
 class _Encoder:
-    def __init__(
-        self, program: Program, ranges: Mapping[str, Interval], wires: Mapping[str, Port]
-    ) -> None:
-        self.ranges, self.wires = ranges, wires
+    """The `Encoder` that nodes are encoded by."""
+
+    def __init__(self, program: Program, wires: Mapping[str, Port]) -> None:
+        self.ranges, self.wires = program.ranges, wires
         self.read_by_nodes = program.consumers().keys()
-        self.steps: list[Step] = []
+        self.operations: list[TensorOp] = []
         self.values: dict[str, _Value] = {}
         self.indices: dict[tuple[object, ...], int] = {}
 
-    def emit(self, step: Step) -> int:
-        """Append a step, or find the one that computes the same."""
-        found = self.indices.setdefault(step.key, len(self.steps))
-        if found == len(self.steps):
-            self.steps.append(step)
-        self._widen(found, step.bits)
-        return found
+    def constant(self, node: Node, value: IntArray) -> None:
+        """Zeros, and the value as base."""
+        self.values[node.name] = _Value(self._make(node, Zeros), value)
 
-    def _widen(self, index: int, bits: int) -> None:
-        if bits > self.steps[index].bits:
-            self.steps[index] = replace(self.steps[index], bits=bits)
+    def keep(self, node: Node) -> None:
+        """The same ciphertexts on another base."""
+        (value,) = self._inputs(node)
+        self.values[node.name] = _Value(value.operation, np.asarray(node.evaluate([value.base])))
 
-    def make(self, node: Node, op: str, args: tuple[int, ...] = (), **fields: Any) -> int:
-        """Emit the step of a node, of the node's shape."""
-        shape = fields.pop("shape", self.ranges[node.name].shape)
-        return self.emit(Step(op, args, shape, node.layer, tag_of(node), **fields))
+    def move(self, node: Node) -> None:
+        """Nothing to do where the only input keeps its shape."""
+        shapes = [self.ranges[name].shape for name in node.inputs]
+        if shapes == [self.ranges[node.name].shape]:
+            self.keep(node)
+        else:
+            self.apply(node)
+
+    def apply(self, node: Node) -> None:
+        """The same on ciphertexts and bases."""
+        values = self._inputs(node)
+        made = self._make(node, Apply, tuple(v.operation for v in values), node=node)
+        self.values[node.name] = _Value(made, np.asarray(node.evaluate([v.base for v in values])))
+
+    def unrounds(self, node: Node, factor: IntArray) -> bool:
+        """A rounding keeps its place: its low bits are zero already."""
+        value = self.values[node.inputs[0]]
+        if not value.shift or (factor != 1 << value.shift).any():
+            return False
+        self.values[node.name] = replace(value, shift=0)
+        return True
+
+    def round(self, node: Node, lsbs: int) -> None:
+        """A truncation, unless only the client reads it, who shifts by itself."""
+        (source,), x = self._inputs(node), self.ranges[node.inputs[0]]
+        base, bits = round_base(x, lsbs)
+        made = self._align(source, base, bits, node.layer, tag_of(node))
+        if bits <= lsbs:  # nothing remains
+            self.constant(node, base >> lsbs)
+            return
+        if node.name in self.read_by_nodes:
+            made = self._make(node, Truncate, (made,), bits=bits, lsbs=lsbs)
+        self.values[node.name] = _Value(made, base, lsbs)
+
+    def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
+        """A lookup, unless every input gives the same."""
+        source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
+        if source.shift:  # a rounding: its base and bits are fixed
+            read, base = source.operation, source.base >> source.shift
+            bits = self.operations[read].bits - source.shift
+        else:
+            base, bits = table_base(x, offset)
+            read = self._align(source, base, bits, node.layer, tag_of(node))
+        tables, mapping, base_out = tables_of(offset, values, x, self.ranges[out], base, bits)
+        if len(tables) == 1 and (tables == tables[0, 0]).all():  # no table at all
+            self.constant(node, base_out + tables[0, 0])
+            return
+        fields = {"tables": tables, "mapping": mapping, "lsbs": source.shift, "apart": apart}
+        made = self._make(node, Lookup, (read,), bits=bits_for(tables.max()), **fields)
+        self.values[out] = _Value(made, base_out)
 
     def enter(self, port: Port) -> EncodedPort:
         """An input: the client encrypts integer - lo."""
         wire = self.wires.get(port.name)
         base, bits = wire_layout(wire) if wire else (np.array(port.lo), bits_for(port.hi - port.lo))
-        made = Step("input", (), port.shape, "input", port.name, bits, layout=(port.name,))
-        step = self.emit(made)
-        self.values[port.name] = _Value(step, np.full(port.shape, base))
-        return EncodedPort(port, step, base, bits, wired=wire is not None)
+        wired = wire is not None
+        made = self._emit(Input((), port.shape, "input", port.name, wired, bits=bits))
+        self.values[port.name] = _Value(made, np.full(port.shape, base))
+        return EncodedPort(port, made, base, bits, wired=wired)
 
     def leave(self, port: Port) -> EncodedPort:
         """An output; one that is a rounding is shifted by the client, for nothing."""
@@ -120,113 +146,54 @@ class _Encoder:
         if wire := self.wires.get(port.name):
             base, bits = wire_layout(wire)
             tag = f"output.{port.name}"
-            step = self.align(value, np.broadcast_to(base, port.shape), bits, "output", tag)
-            return EncodedPort(port, step, base, bits, wired=True)
+            made = self._align(value, np.broadcast_to(base, port.shape), bits, "output", tag)
+            return EncodedPort(port, made, base, bits, wired=True)
         if value.shift:
-            bits = self.steps[value.step].bits
-            return EncodedPort(port, value.step, value.base, bits, value.shift)
+            bits = self.operations[value.operation].bits
+            return EncodedPort(port, value.operation, value.base, bits, value.shift)
         base, bits = table_base(self.ranges[port.name], np.array(0))
-        step = self.align(value, base, bits, "output", f"output.{port.name}")
-        return EncodedPort(port, step, base, bits)
+        made = self._align(value, base, bits, "output", f"output.{port.name}")
+        return EncodedPort(port, made, base, bits)
 
-    def align(self, value: _Value, base: IntArray, bits: int, layer: str, tag: str) -> int:
-        """A step whose rep is value - base, proved to lie in [0, 2**bits)."""
-        shape = self.steps[value.step].shape
+    def _inputs(self, node: Node) -> list[_Value]:
+        """Values of a node's inputs, none of them a rounding."""
+        for name in node.inputs:
+            if self.values[name].shift:
+                raise TypeError(
+                    f"{node.layer}: {node.op} reads the rounding {name}; run sink_rounds before"
+                )
+        return [self.values[name] for name in node.inputs]
+
+    def _align(self, value: _Value, base: IntArray, bits: int, layer: str, tag: str) -> int:
+        """An operation whose rep is value - base, proved to lie in [0, 2**bits)."""
+        shape = self.operations[value.operation].shape
         offset = np.broadcast_to(value.base - base, shape)
         if not offset.any():
-            self._widen(value.step, bits)
-            return value.step
+            self._widen(value.operation, bits)
+            return value.operation
         same = (offset == offset.flat[0]).all()
         clear = np.array(offset.flat[0]) if same else np.ascontiguousarray(offset)
-        return self.emit(Step("add_clear", (value.step,), shape, layer, tag, bits, clear))
+        return self._emit(AddClear((value.operation,), shape, layer, tag, clear, bits=bits))
 
-    def place(self, node: Node) -> _Value:
-        """Emit what one node needs."""
-        match node:
-            case Table():
-                return self._table(node)
-            case Round():
-                return self._round(node)
-            case Constant():
-                return _Value(self.make(node, "zeros"), node.value)
-        args = [self.values[i] for i in node.inputs]
-        if isinstance(node, Scale) and args[0].shift and (node.factor == 1 << args[0].shift).all():
-            return replace(args[0], shift=0)  # a rounding keeps its place: the low bits are zero
-        for arg, name in zip(args, node.inputs, strict=True):
-            if arg.shift:
-                raise TypeError(f"{node.layer}: {node.op} reads the rounding {name}; expand first")
-        steps, bases = tuple(a.step for a in args), [a.base for a in args]
-        return self._linear(node, steps, bases) or self._structural(node, steps, bases)
+    def _make(
+        self, for_: Node, kind: type[TensorOp], args: tuple[int, ...] = (), **fields: Any
+    ) -> int:
+        """Emit an operation for a node, of the node's shape."""
+        shape = self.ranges[for_.name].shape
+        return self._emit(kind(args, shape, for_.layer, tag_of(for_), **fields))
 
-    def _table(self, node: Table) -> _Value:
-        source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
-        if source.shift:  # a rounding: its base and bits are fixed
-            step, base = source.step, source.base >> source.shift
-            bits = self.steps[step].bits - source.shift
-        else:
-            base, bits = table_base(x, node.offset)
-            step = self.align(source, base, bits, node.layer, tag_of(node))
-        tables, mapping, base_out = tables_of(node, x, self.ranges[out], base, bits)
-        if len(tables) == 1 and (tables == tables[0, 0]).all():  # no table at all
-            return _Value(self.make(node, "zeros"), base_out + tables[0, 0])
-        width = bits_for(tables.max())
-        fields = {"tables": tables, "mapping": mapping, "lsbs": source.shift}
-        fields["layout"] = ("apart",) if node.apart else ()
-        return _Value(self.make(node, LOOKUP, (step,), bits=width, **fields), base_out)
+    def _emit(self, operation: TensorOp) -> int:
+        """Append an operation, or find the one that computes the same."""
+        key = (operation.args, operation.shape, *operation.content)
+        found = self.indices.setdefault(key, len(self.operations))
+        if found == len(self.operations):
+            self.operations.append(operation)
+        self._widen(found, operation.bits)
+        return found
 
-    def _round(self, node: Round) -> _Value:
-        source, x = self.values[node.inputs[0]], self.ranges[node.inputs[0]]
-        base, bits = round_base(x, node.lsbs)
-        step = self.align(source, base, bits, node.layer, tag_of(node))
-        if bits <= node.lsbs:  # nothing remains
-            return _Value(self.make(node, "zeros"), base >> node.lsbs)
-        if node.name in self.read_by_nodes:  # else only the client reads it, and shifts it itself
-            step = self.make(node, TRUNCATE, (step,), bits=bits, lsbs=node.lsbs)
-        return _Value(step, base, node.lsbs)
-
-    def _linear(self, node: Node, steps: tuple[int, ...], bases: list[IntArray]) -> _Value | None:
-        """Operations that act alike on representations and on bases."""
-        match node:
-            case AddConst():
-                return _Value(steps[0], bases[0] + node.value)
-            case Linear():
-                made = self.make(node, "matmul", steps, clear=node.weight)
-                return _Value(made, bases[0] @ node.weight)
-            case Scale():
-                if (node.factor == 1).all():
-                    return _Value(steps[0], bases[0])
-                made = self.make(node, "multiply", steps, clear=node.factor)
-                return _Value(made, bases[0] * node.factor)
-            case Add():
-                return _Value(self.make(node, "add", steps), bases[0] + bases[1])
-            case Sub():
-                return _Value(self.make(node, "subtract", steps), bases[0] - bases[1])
-            case Sum():
-                made = self.make(node, "sum", steps, layout=(node.axes, node.keepdims))
-                total = bases[0].sum(axis=node.axes, keepdims=node.keepdims)
-                return _Value(made, np.asarray(total))
-        return None
-
-    def _structural(self, node: Node, steps: tuple[int, ...], bases: list[IntArray]) -> _Value:
-        """Operations that move elements."""
-        layout: tuple[Any, ...] = ()
-        op, same = node.op.lower(), self.steps[steps[0]].shape == self.ranges[node.name].shape
-        match node:
-            case Reshape():
-                base = bases[0].reshape(node.shape)
-            case Broadcast():
-                base = np.broadcast_to(bases[0], node.shape)
-            case Slice():
-                layout, base = (node.starts, node.ends, node.steps), bases[0][node.index]
-            case Transpose():
-                layout, base = (node.perm,), bases[0].transpose(node.perm)
-                same = node.perm == tuple(range(len(node.perm)))
-            case Concat():
-                layout, base = (node.axis,), np.concatenate(bases, axis=node.axis)
-                same = len(steps) == 1
-            case _:
-                raise TypeError(f"{node.layer}: {node.op} must be expanded before it is encoded")
-        return _Value(steps[0] if same else self.make(node, op, steps, layout=layout), base)
+    def _widen(self, index: int, bits: int) -> None:
+        if bits > self.operations[index].bits:
+            self.operations[index] = replace(self.operations[index], bits=bits)
 
 
 def wire_layout(port: Port) -> tuple[IntArray, int]:
@@ -259,21 +226,21 @@ def round_base(x: Interval, lsbs: int) -> tuple[IntArray, int]:
 
 
 def tables_of(
-    node: Table, x: Interval, out: Interval, base: IntArray, bits: int
+    offset: IntArray, values: IntArray, x: Interval, out: Interval, base: IntArray, bits: int
 ) -> tuple[IntArray, Any, IntArray]:
     """Distinct tables of 2**bits entries from zero, which one an element reads, the result's base.
 
-    Elements whose reps start at one place in `node.values` share a table.
+    Elements whose reps start at one place in `values` share a table.
     """
-    starts, which = np.unique(np.broadcast_to(base + node.offset, x.shape), return_inverse=True)
+    starts, which = np.unique(np.broadcast_to(base + offset, x.shape), return_inverse=True)
     which = which.ravel()
     first, last, low = (np.full(len(starts), fill) for fill in (2**62, -(2**62), 2**62))
-    np.minimum.at(first, which, np.broadcast_to(x.lo + node.offset, x.shape).ravel())
-    np.maximum.at(last, which, np.broadcast_to(x.hi + node.offset, x.shape).ravel())
+    np.minimum.at(first, which, np.broadcast_to(x.lo + offset, x.shape).ravel())
+    np.maximum.at(last, which, np.broadcast_to(x.hi + offset, x.shape).ravel())
     np.minimum.at(low, which, out.lo.ravel())
     if bits_for(out.hi.max() - out.lo.min()) == out.span_bits:
         low[:] = out.lo.min()  # no wider, and more tables are alike
     index = np.clip(starts[:, None] + np.arange(2**bits), first[:, None], last[:, None])
-    tables, row = np.unique(node.values[index] - low[:, None], axis=0, return_inverse=True)
+    tables, row = np.unique(values[index] - low[:, None], axis=0, return_inverse=True)
     mapping = row.ravel()[which].reshape(x.shape) if len(tables) > 1 else None
     return tables, mapping, low[which].reshape(x.shape)

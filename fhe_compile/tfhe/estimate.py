@@ -1,7 +1,8 @@
-"""Encoded steps in, what Concrete's choice of parameters makes of them out.
+"""Encoded operations in, what Concrete's choice of parameters makes of them out.
 
-Steps that share a layout form a *component*: tables write into it, tables and roundings read from
-it. From the components follow how precise tables must be, which keys there are, and their bytes.
+Operations that share a layout form a *component*: tables write into it, tables and roundings read
+from it. From the components follow how precise tables must be, which keys there are, and their
+bytes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-import numpy as np
-
 from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
-from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding, Step, component_roots
+from torusformer.fhe_compile.tfhe.encoding import Encoding, component_roots
+from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, TensorOp, Truncate
 
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
 ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
@@ -26,59 +26,60 @@ class Estimate:
     ) -> None:
         """`module`: of all functions joined, where this is one of several with the same keys."""
         self.encoding, self.prices = encoding, prices
-        self.roots = component_roots(encoding.steps, encoding.links)
+        self.roots = component_roots(encoding.operations, encoding.links)
         self.noise = squared_weights(encoding)
         self.precision: dict[int, dict[str, float]]
         self.precision = module.precision if module else self._precision()
 
-    def bits_read(self, step: Step) -> int:
+    def bits_read(self, op: Lookup) -> int:
         """Bits that a lookup reads."""
-        return self.encoding.steps[step.args[0]].bits - step.lsbs
+        return self.encoding.operations[op.args[0]].bits - op.lsbs
 
     def table_ms(self, bits: int) -> float:
         """Milliseconds of a table of `bits` bits in this circuit."""
         return self.prices.table(bits, self._is_precise(bits))
 
-    def round_ms(self, step: Step) -> float:
+    def round_ms(self, op: Truncate) -> float:
         """Milliseconds of a rounding in this circuit, an element."""
-        return self.prices.rounding(step.bits, step.lsbs, self._is_precise(ROUNDING))
+        return self.prices.rounding(op.bits, op.lsbs, self._is_precise(ROUNDING))
 
-    def milliseconds(self, step: Step) -> float:
-        """Of all elements of a step: in their last turn some threads may idle."""
-        turns = -(-step.size // self.prices.threads) * self.prices.threads
-        if step.op == LOOKUP:
-            return turns * self.table_ms(self.bits_read(step))
-        return turns * self.round_ms(step) if step.op == TRUNCATE else 0.0
+    def milliseconds(self, op: TensorOp) -> float:
+        """Of all elements of an operation: in their last turn some threads may idle."""
+        turns = -(-op.size // self.prices.threads) * self.prices.threads
+        if isinstance(op, Lookup):
+            return turns * self.table_ms(self.bits_read(op))
+        return turns * self.round_ms(op) if isinstance(op, Truncate) else 0.0
 
     def total_ms(self) -> float:
         """Of a run."""
-        return sum(self.milliseconds(step) for step in self.encoding.steps)
+        return sum(self.milliseconds(op) for op in self.encoding.operations)
 
     def _precision(self) -> dict[int, dict[str, float]]:
         """For every width of table, the highest precision at which its results are read, by reader.
 
         Roundings write into what they read: theirs is the precision of what follows them.
         """
-        steps, widths = self.encoding.steps, self.encoding.widths
+        operations, widths = self.encoding.operations, self.encoding.widths
         reads = [
-            (self.roots[port.step], "rounding", port.step, 0) for port in self.encoding.outputs
+            (self.roots[port.operation], "rounding", port.operation, 0)
+            for port in self.encoding.outputs
         ]
-        for i, step in enumerate(steps):
-            if step.op == LOOKUP:
-                reads.append((self.roots[step.args[0]], "table", step.args[0], step.lsbs))
-            elif step.op == TRUNCATE:
-                reads.append((self.roots[i], "rounding", step.args[0], 0))
+        for i, op in enumerate(operations):
+            if isinstance(op, Lookup):
+                reads.append((self.roots[op.args[0]], "table", op.args[0], op.lsbs))
+            elif isinstance(op, Truncate):
+                reads.append((self.roots[i], "rounding", op.args[0], 0))
         of_component: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for root, reader, i, lsbs in reads:
             needed = widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2
             of_component[root][reader] = max(of_component[root][reader], needed)
         of_width: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for i, step in enumerate(steps):
-            if step.op == LOOKUP:
-                known = of_width[self.bits_read(step)]
+        for i, op in enumerate(operations):
+            if isinstance(op, Lookup):
+                known = of_width[self.bits_read(op)]
                 for reader, needed in of_component[self.roots[i]].items():
                     known[reader] = max(known[reader], needed)
-            elif step.op == TRUNCATE:
+            elif isinstance(op, Truncate):
                 known, needed = of_width[ROUNDING], widths[i] + math.log2(self.noise[i]) / 2
                 known["rounding"] = max(known["rounding"], needed)
         return {width: dict(known) for width, known in of_width.items()}
@@ -151,62 +152,42 @@ class Estimate:
     def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
         writers: dict[int, set[int]] = defaultdict(set)
         readers: dict[int, set[int]] = defaultdict(set)
-        for i, step in enumerate(self.encoding.steps):
-            if step.op == LOOKUP:
-                bits = self.bits_read(step)
+        for i, op in enumerate(self.encoding.operations):
+            if isinstance(op, Lookup):
+                bits = self.bits_read(op)
                 writers[self.roots[i]].add(bits)
-                readers[self.roots[step.args[0]]].add(bits)
-            elif step.op == TRUNCATE:
+                readers[self.roots[op.args[0]]].add(bits)
+            elif isinstance(op, Truncate):
                 readers[self.roots[i]].add(ROUNDING)
         return writers, readers
 
     def ciphertext_bytes_by_layer(self) -> dict[str, int]:
-        """At the worst step of each layer, size * (dimension + 1) * 8 over all still to be read."""
-        last = {port.step: len(self.encoding.steps) for port in self.encoding.outputs}
-        for i, step in enumerate(self.encoding.steps):
-            for arg in step.args:
+        """The most at once in each layer: size * (dimension + 1) * 8 over all still to be read."""
+        last = {port.operation: len(self.encoding.operations) for port in self.encoding.outputs}
+        for i, op in enumerate(self.encoding.operations):
+            for arg in op.args:
                 last[arg] = max(i, last.get(arg, 0))
         writers, _ = self._ports_of_components()
         alive = 0
         peak: dict[str, int] = {}
         freed: dict[int, int] = defaultdict(int)
-        for i, step in enumerate(self.encoding.steps):
+        for i, op in enumerate(self.encoding.operations):
             dimension = max((self._sizes(w).big for w in writers.get(self.roots[i], ())), default=0)
-            size = step.size * (max(dimension, 1024) + 1) * 8
+            size = op.size * (max(dimension, 1024) + 1) * 8
             alive += size
-            peak[step.layer] = max(peak.get(step.layer, 0), alive)
+            peak[op.layer] = max(peak.get(op.layer, 0), alive)
             freed[last.get(i, i)] += size
             alive -= freed.pop(i, 0)
         return peak
 
 
 def squared_weights(encoding: Encoding) -> list[float]:
-    """Per step, the largest sum of squared weights from table results to one of its elements.
+    """Per operation, the largest sum of squared weights from table results to one of its elements.
 
     What comes in on a wire is a table's result.
     """
-    steps = encoding.steps
-    wired = {port.step for port in encoding.inputs if port.wired}
     noise: list[float] = []
-    for i, step in enumerate(steps):
-        args = [noise[a] for a in step.args]
-        match step.op:
-            case "input" | "zeros":
-                noise.append(1.0 if i in wired else 0.0)
-            case "lookup":
-                noise.append(1.0)
-            case "truncate":
-                noise.append(args[0] + step.lsbs)
-            case "add" | "subtract":
-                noise.append(sum(args))
-            case "matmul":
-                assert step.clear is not None
-                noise.append(args[0] * float((step.clear.astype(np.float64) ** 2).sum(0).max()))
-            case "multiply":
-                assert step.clear is not None
-                noise.append(args[0] * float(np.max(step.clear.astype(np.float64) ** 2)))
-            case "sum":
-                noise.append(args[0] * steps[step.args[0]].size / step.size)
-            case _:
-                noise.append(max(args))
+    for operation in encoding.operations:
+        shapes = [encoding.operations[arg].shape for arg in operation.args]
+        noise.append(operation.squared_weights([noise[arg] for arg in operation.args], shapes))
     return noise

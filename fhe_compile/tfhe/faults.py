@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from torusformer.fhe_compile.prices.failure import check_p_error, failure_probability
-from torusformer.fhe_compile.program.interpret import evaluate
 from torusformer.fhe_compile.program.nodes import IntArray, Program, Round, Table
 from torusformer.fhe_compile.program.ranges import Interval
 
@@ -46,7 +45,7 @@ class FaultyInterpreter:
             if isinstance(node, Table):
                 args[0], count = self._step(args[0], self.ranges[node.inputs[0]], 1)
                 faults += count
-            value = evaluate(node, args)
+            value = node.evaluate(args)
             if isinstance(node, Round) and node.name in self.read_by_nodes:
                 value, count = self._step(value, self.ranges[node.name], node.lsbs)
                 faults += count

@@ -1,6 +1,6 @@
 """Program in, its cost out before anything is compiled: bootstraps, widths, seconds, bytes.
 
-Counted, each an exact formula over the steps that the circuit is traced from:
+Counted, each an exact formula over the operations that the circuit is traced from:
 
 - a table: one bootstrap an element (`size`), at the bits its input is read with;
 - an exact rounding of b bits to b - k: `k * size` one-bit bootstraps, at b, b - 1, ... bits;
@@ -12,7 +12,7 @@ Estimated, from the price list of one machine (see `cost`):
   elements on t threads takes as long as one of the next multiple of t;
 - `key_bytes`: evaluation keys, as they are sent;
 - `peak_memory_bytes`: of the process that runs the circuit: itself, the keys twice (once in Fourier
-  form), and the largest sum of ciphertexts alive at one step.
+  form), and the largest sum of ciphertexts alive at once.
 
 Not counted: encryption and decryption, key generation, compilation, additions and multiplications
 by clear numbers and keyswitches between parameter sets (together under 3 % of the seconds of any
@@ -33,8 +33,9 @@ from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, failure_probability, show_p_error
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.tfhe.encode import encode
+from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Estimate
-from torusformer.fhe_compile.tfhe.steps import LOOKUP, TRUNCATE, Encoding
+from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate
 from torusformer.tables import table
 
 MAXIMUM_BITS = 16
@@ -42,7 +43,7 @@ MAXIMUM_BITS = 16
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The bootstraps of one step; `bits` is the width it reads, `lsbs` what a rounding drops."""
+    """The bootstraps of one operation: `bits` is the width it reads, `lsbs` what it drops."""
 
     tag: str
     layer: str
@@ -58,7 +59,7 @@ class Plan:
     """What a run of `program` will cost, and the form of it that does: `encoding` of `expanded`.
 
     `rows` are in the order of execution.
-    `ciphertext_bytes_by_layer`: the most ciphertext alive at any step of the layer.
+    `ciphertext_bytes_by_layer`: the most ciphertext alive at once in the layer.
     `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
     roundings are width 0. `prices`: whose milliseconds these are.
     """
@@ -218,15 +219,13 @@ def planned(
     encoding, prices, keys = estimate.encoding, estimate.prices, keys or estimate
     _check_widths(encoding)
     rows = []
-    for step in encoding.steps:
-        if step.op == LOOKUP:
-            bits = estimate.bits_read(step)
-            ms = estimate.milliseconds(step)
-            rows.append(PlanRow(step.tag, step.layer, "table", bits, 0, step.size, ms))
-        elif step.op == TRUNCATE:
-            ms = estimate.milliseconds(step)
-            pbs = step.size * step.lsbs
-            rows.append(PlanRow(step.tag, step.layer, "round", step.bits, step.lsbs, pbs, ms))
+    for op in encoding.operations:
+        ms = estimate.milliseconds(op)
+        if isinstance(op, Lookup):
+            bits = estimate.bits_read(op)
+            rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms))
+        elif isinstance(op, Truncate):
+            rows.append(PlanRow(op.tag, op.layer, "round", op.bits, op.lsbs, op.size * op.lsbs, ms))
     return Plan(
         program=program,
         expanded=expanded,
@@ -244,15 +243,14 @@ def planned(
 
 def _check_widths(encoding: Encoding) -> None:
     """Concrete has no table, and so no rounding, of more than 16 bits."""
-    reads = [
-        (arg, step) for step in encoding.steps if step.op in (LOOKUP, TRUNCATE) for arg in step.args
-    ]
-    for arg, step in reads:
-        bits = encoding.steps[arg].bits
+    for op in encoding.operations:
+        if not isinstance(op, Lookup | Truncate):
+            continue
+        bits = encoding.operations[op.args[0]].bits
         if bits > MAXIMUM_BITS:
-            value = step.tag.removeprefix(f"{step.layer}.")
+            value = op.tag.removeprefix(f"{op.layer}.")
             raise BitWidthError(
-                f"{step.layer}: what {value} reads needs {bits} bits, the limit is {MAXIMUM_BITS}; "
+                f"{op.layer}: what {value} reads needs {bits} bits, the limit is {MAXIMUM_BITS}; "
                 f"lower act_bit_width or weight_bit_width, or train with a smaller "
                 f"accumulator_bit_width"
             )
