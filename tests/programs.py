@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from hypothesis import strategies as st
 
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import (
+    OPERATORS,
     Add,
     AddConst,
+    ArgMax,
     Broadcast,
     Concat,
     Constant,
     IntArray,
     Linear,
     MatMul,
+    Max,
     Mul,
     Node,
     Port,
@@ -40,9 +43,7 @@ class Builder:
     def __init__(self, *ports: Port) -> None:
         self.inputs = ports
         self.nodes: list[Node] = []
-        self.ranges: dict[str, Interval] = {
-            p.name: Interval(np.full(p.shape, p.lo), np.full(p.shape, p.hi)) for p in ports
-        }
+        self.ranges: dict[str, Interval] = {p.name: Interval.of(p) for p in ports}
 
     def add(self, node: Node) -> str:
         self.nodes.append(node)
@@ -67,7 +68,7 @@ def same_outputs(before: Program, after: Program) -> None:
     """Both give the same integers for inputs drawn at random."""
     rng = np.random.default_rng(0)
     for _ in range(20):
-        x = {p.name: rng.integers(p.lo, p.hi + 1, p.shape) for p in before.inputs}
+        x = random_inputs(before, rng)
         found, expected = interpret(after, x), interpret(before, x)
         for port in before.outputs:
             assert np.array_equal(found[port.name], expected[port.name])
@@ -117,87 +118,113 @@ def random_program(seed: int, nodes: int, bits: int) -> Program:
     rng = np.random.default_rng(seed)
     shape = [(2,), (2, 2), (1, 3), (2, 1, 2)][rng.integers(4)]
     lo = int(rng.integers(-3, 2))
-    b = Builder(Port("x", shape, lo, lo + int(rng.integers(1, 4))))
-    values = ["x"]
+    ports = [Port("x", shape, lo, lo + int(rng.integers(1, 4)))]
+    if rng.integers(3) == 0:
+        ports.append(Port("token", shape, 0, 1, one_hot=True))
+    b = Builder(*ports)
+    values = [port.name for port in ports]
+    operators = list(DRAWN)
     for i in range(nodes):
-        kind = KINDS[rng.integers(len(KINDS))]
+        op = operators[rng.integers(len(operators))]
         source = values[rng.integers(len(values))]
-        made = _random_node(rng, b, kind, f"{kind}{i}", source, values)
+        alike = [v for v in values if b.ranges[v].shape == b.ranges[source].shape]
+        other = alike[rng.integers(len(alike))]
+        made = DRAWN[op](rng, b, f"{op}{i}", source, other)
         if made is not None:
             values.append(_narrowed(rng, b, made, bits))
     unread = [v for v in values if not any(v in n.inputs for n in b.nodes)]
     return b.program(*unread[-2:])
 
 
-KINDS = [
-    "linear",
-    "add",
-    "sub",
-    "addconst",
-    "scale",
-    "sum",
-    "mul",
-    "matmul",
-    "table",
-    "round",
-    "reshape",
-    "transpose",
-    "slice",
-    "concat",
-    "broadcast",
-    "constant",
-]
+Draw = Callable[[np.random.Generator, Builder, str, str, str], str | None]
 
 
-def _random_node(
-    rng: np.random.Generator, b: Builder, kind: str, name: str, x: str, values: list[str]
-) -> str | None:
-    shape, layer = b.ranges[x].shape, f"layer.{kind}"
-    alike = [v for v in values if b.ranges[v].shape == shape]
-    other = alike[rng.integers(len(alike))]
-    axis = int(rng.integers(len(shape))) if shape else 0
+def _ints(rng: np.random.Generator, *size: int) -> IntArray:
+    return rng.integers(-2, 3, size)
 
-    def random(*size: int) -> IntArray:
-        return rng.integers(-2, 3, size)
 
-    match kind:
-        case "linear" if shape:
-            return b.add(Linear(name, layer, (x,), random(shape[-1], 2)))
-        case "add":
-            return b.add(Add(name, layer, (x, other)))
-        case "sub":
-            return b.add(Sub(name, layer, (x, other)))
-        case "addconst":
-            return b.add(AddConst(name, layer, (x,), random(*shape)))
-        case "scale":
-            return b.add(Scale(name, layer, (x,), random(*shape)))
-        case "sum" if shape:
-            return b.add(Sum(name, layer, (x,), (axis,), bool(rng.integers(2))))
-        case "mul":
-            return b.add(Mul(name, layer, (x, other)))
-        case "matmul" if len(shape) >= 2:
-            turned = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
-            b.add(Transpose(f"{name}.t", layer, (other,), turned))
-            return b.add(MatMul(name, layer, (x, f"{name}.t")))
-        case "table":
-            return _random_table(rng, b, name, layer, x, channels=bool(rng.integers(2)))
-        case "round":
-            return b.add(Round(name, layer, (x,), int(rng.integers(1, 3))))
-        case "reshape":
-            return b.add(Reshape(name, layer, (x,), (math.prod(shape), 1)))
-        case "transpose":
-            perm = tuple(int(i) for i in rng.permutation(len(shape)))
-            return b.add(Transpose(name, layer, (x,), perm))
-        case "slice" if shape:
-            ends = tuple(int(rng.integers(1, n + 1)) for n in shape)
-            return b.add(Slice(name, layer, (x,), (0,) * len(shape), ends, (1,) * len(shape)))
-        case "concat" if shape and b.ranges[x].lo.size < 12:
-            return b.add(Concat(name, layer, (x, other), axis))
-        case "broadcast" if b.ranges[x].lo.size < 12:
-            return b.add(Broadcast(name, layer, (x,), (2, *shape)))
-        case "constant":
-            return b.add(Constant(name, layer, (), random(*shape)))
-    return None
+def _linear(rng, b, name, x, other):
+    shape = b.ranges[x].shape
+    return b.add(Linear(name, "l", (x,), _ints(rng, shape[-1], 2))) if shape else None
+
+
+def _sum(rng, b, name, x, other):
+    shape = b.ranges[x].shape
+    axes = (int(rng.integers(len(shape))),) if shape else ()
+    return b.add(Sum(name, "l", (x,), axes, bool(rng.integers(2)))) if shape else None
+
+
+def _matmul(rng, b, name, x, other):
+    rank = len(b.ranges[x].shape)
+    if rank < 2:
+        return None
+    b.add(Transpose(f"{name}.t", "l", (other,), (*range(rank - 2), rank - 1, rank - 2)))
+    return b.add(MatMul(name, "l", (x, f"{name}.t")))
+
+
+def _argmax(rng, b, name, x, other):
+    return b.add(ArgMax(name, "l", (x,))) if len(b.ranges[x].shape) > 1 else None
+
+
+def _table(rng, b, name, x, other):
+    return _random_table(rng, b, name, "l", x, channels=bool(rng.integers(2)))
+
+
+def _transpose(rng, b, name, x, other):
+    perm = tuple(int(i) for i in rng.permutation(len(b.ranges[x].shape)))
+    return b.add(Transpose(name, "l", (x,), perm))
+
+
+def _slice(rng, b, name, x, other):
+    shape = b.ranges[x].shape
+    ends = tuple(int(rng.integers(1, n + 1)) for n in shape)
+    ones = (1,) * len(shape)
+    return b.add(Slice(name, "l", (x,), (0,) * len(shape), ends, ones)) if shape else None
+
+
+def _concat(rng, b, name, x, other):
+    shape = b.ranges[x].shape
+    if not shape or math.prod(shape) >= 12:
+        return None
+    return b.add(Concat(name, "l", (x, other), int(rng.integers(len(shape)))))
+
+
+def _broadcast(rng, b, name, x, other):
+    shape = b.ranges[x].shape
+    return b.add(Broadcast(name, "l", (x,), (2, *shape))) if math.prod(shape) < 12 else None
+
+
+# How each operator is drawn: on a value, and perhaps another of its shape; None if it cannot be.
+DRAWN: Mapping[str, Draw] = {
+    "Linear": _linear,
+    "Add": lambda rng, b, name, x, other: b.add(Add(name, "l", (x, other))),
+    "Sub": lambda rng, b, name, x, other: b.add(Sub(name, "l", (x, other))),
+    "AddConst": lambda rng, b, name, x, other: b.add(
+        AddConst(name, "l", (x,), _ints(rng, *b.ranges[x].shape))
+    ),
+    "Scale": lambda rng, b, name, x, other: b.add(
+        Scale(name, "l", (x,), _ints(rng, *b.ranges[x].shape))
+    ),
+    "Sum": _sum,
+    "Mul": lambda rng, b, name, x, other: b.add(Mul(name, "l", (x, other))),
+    "MatMul": _matmul,
+    "Max": lambda rng, b, name, x, other: b.add(Max(name, "l", (x, other))),
+    "ArgMax": _argmax,
+    "Table": _table,
+    "Round": lambda rng, b, name, x, other: b.add(Round(name, "l", (x,), int(rng.integers(1, 3)))),
+    "Reshape": lambda rng, b, name, x, other: b.add(
+        Reshape(name, "l", (x,), (math.prod(b.ranges[x].shape), 1))
+    ),
+    "Transpose": _transpose,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Broadcast": _broadcast,
+    "Constant": lambda rng, b, name, x, other: b.add(
+        Constant(name, "l", (), _ints(rng, *b.ranges[x].shape))
+    ),
+}
+if forgotten := OPERATORS.keys() ^ DRAWN.keys():
+    raise TypeError(f"say how to draw {', '.join(sorted(forgotten))}")
 
 
 def _random_table(
@@ -226,12 +253,17 @@ def random_inputs(
     program: Program, rng: np.random.Generator, extreme: str = ""
 ) -> dict[str, IntArray]:
     """Inputs inside the ports' bounds; `extreme` is "", "lo" or "hi"."""
-    return {
-        p.name: np.full(p.shape, getattr(p, extreme))
-        if extreme
-        else rng.integers(p.lo, p.hi + 1, p.shape)
-        for p in program.inputs
-    }
+    return {port.name: _random_input(port, rng, extreme) for port in program.inputs}
+
+
+def _random_input(port: Port, rng: np.random.Generator, extreme: str) -> IntArray:
+    if port.one_hot:
+        count = port.shape[-1]
+        indices = {"": rng.integers(0, count, port.shape[:-1]), "lo": 0, "hi": count - 1}[extreme]
+        return np.eye(count, dtype=np.int64)[np.broadcast_to(indices, port.shape[:-1])]
+    if extreme:
+        return np.full(port.shape, getattr(port, extreme))
+    return rng.integers(port.lo, port.hi + 1, port.shape)
 
 
 def same(a: Mapping[str, IntArray], b: Mapping[str, IntArray]) -> bool:

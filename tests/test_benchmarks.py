@@ -21,11 +21,8 @@ from benchmarks.parts import PARTS
 from benchmarks.render import table
 from benchmarks.runner import Bench, Part, run
 from benchmarks.store import Store
-from tests.programs import every_node
-from tests.programs import random_inputs as program_inputs
 from torusformer import InputError
-from torusformer.fhe_compile import interpret, plan
-from torusformer.fhe_compile.passes.expand import OPTIONAL
+from torusformer.fhe_compile import interpret
 
 
 class Stub:
@@ -201,13 +198,3 @@ def test_the_naive_circuit_computes_the_program(build: Callable[..., Any]) -> No
     samples = [random_inputs(config, seed) for seed in range(20)]
     circuit = compile_naive(program, samples, 2.0**-20)
     assert run_naive(circuit, program, samples[0])["bit_exact"]
-
-
-@pytest.mark.parametrize("name", OPTIONAL)
-def test_without_a_pass_the_program_computes_the_same(name: str) -> None:
-    program = every_node()
-    inputs = program_inputs(program, np.random.default_rng(0))
-    with_all = interpret(plan(program).expanded, inputs)
-    with_less = interpret(plan(program, without={name}).expanded, inputs)
-    for port in program.outputs:
-        assert np.array_equal(with_all[port.name], with_less[port.name])

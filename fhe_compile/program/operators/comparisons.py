@@ -29,7 +29,10 @@ class Max(Monotone, Expanded, TwoOperands, Node):
 
 @dataclass(frozen=True, eq=False)
 class ArgMax(Expanded, Node):
-    """Along the last axis, 1 at the first of the largest numbers of x and 0 elsewhere."""
+    """Along the last axis, 1 at the first of the largest numbers of x and 0 elsewhere.
+
+    x has rank >= 2.
+    """
 
     onnx_op: ClassVar[str] = "OneHot"
     expanded_by: ClassVar[str] = "expand_argmax"

@@ -1,0 +1,259 @@
+"""Every pass in the list: it does something to its example, and no output changes."""
+
+import numpy as np
+import pytest
+
+from tests.programs import Builder, Port, random_inputs, random_program, same_outputs
+from torusformer import InputError
+from torusformer.fhe_compile import Program, interpret, plan
+from torusformer.fhe_compile.passes.expand import (
+    AT_LOWERING,
+    ON_WIRES,
+    OPTIONAL,
+    PASSES,
+    Rewrite,
+    expand,
+)
+from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.program.nodes import (
+    Add,
+    AddConst,
+    ArgMax,
+    Concat,
+    Constant,
+    Linear,
+    MatMul,
+    Max,
+    Round,
+    Slice,
+    Table,
+)
+from torusformer.fhe_compile.program.ranges import Interval
+
+X = Port("x", (2, 4), 0, 3)
+ONES = np.ones((4, 2), np.int64)
+
+
+def lookups() -> Builder:
+    b = Builder(X)
+    b.table("t", "l", "x", lambda n: n**2 % 5)
+    return b
+
+
+def remove_dead_nodes() -> Program:
+    b = lookups()
+    b.table("dead", "l", "x", lambda n: 3 - n)
+    return b.program("t")
+
+
+def fold_constants() -> Program:
+    b = lookups()
+    b.add(Constant("c", "l", (), np.arange(8).reshape(4, 2)))
+    b.add(MatMul("y", "l", ("t", "c")))
+    return b.program("y")
+
+
+def merge_common_values() -> Program:
+    b = lookups()
+    b.table("again", "l", "x", lambda n: n**2 % 5)
+    b.add(Add("y", "l", ("t", "again")))
+    return b.program("y")
+
+
+def remove_dead_channels() -> Program:
+    b = lookups()
+    b.add(Linear("a", "l", ("t",), np.arange(16).reshape(4, 4) % 3))
+    b.table("u", "l", "a", lambda n: n % 4)
+    b.add(Linear("y", "l", ("u",), np.array([[1, 1], [0, 0], [2, 1], [0, 0]])))
+    return b.program("y")
+
+
+def remove_common_factors() -> Program:
+    b = Builder(X)
+    b.add(Linear("a", "l", ("x",), 3 * ONES))
+    b.table("y", "l", "a", lambda n: n % 7)
+    return b.program("y")
+
+
+def split_concats() -> Program:
+    b = lookups()
+    b.add(Concat("all", "l", ("t", "x"), 1))
+    b.add(Linear("y", "l", ("all",), np.concatenate([ONES, ONES])))
+    return b.program("y")
+
+
+def sink_rounds() -> Program:
+    b = Builder(Port("x", (2, 4), 0, 15))
+    b.add(Round("r", "l", ("x",), 2))
+    b.add(AddConst("a", "l", ("r",), np.array(1)))
+    b.table("y", "l", "a", lambda n: n % 3)
+    return b.program("y")
+
+
+def centre_choices() -> Program:
+    b = Builder(Port("x", (2, 4), 0, 1, one_hot=True))
+    b.add(Linear("y", "l", ("x",), np.array([[9, 8], [7, 8], [8, 7], [8, 9]])))
+    return b.program("y")
+
+
+def fuse_tables() -> Program:
+    b = lookups()
+    b.table("y", "l", "t", lambda n: n // 2)
+    return b.program("y")
+
+
+def narrow_clips() -> Program:
+    b = Builder(X)
+    b.add(Linear("a", "l", ("x",), 40 * ONES + np.arange(8).reshape(4, 2)))
+    b.table("y", "l", "a", lambda n: np.clip(n - 99, 0, 7))
+    return b.program("y")
+
+
+def products() -> Program:
+    b = Builder(Port("x", (4, 4), 0, 3))
+    b.add(MatMul("y", "l", ("x", "x")))
+    return b.program("y")
+
+
+def maximum() -> Program:
+    b = lookups()
+    b.add(Max("y", "l", ("t", "x")))
+    return b.program("y")
+
+
+def argmax() -> Program:
+    b = lookups()
+    b.add(ArgMax("y", "l", ("t",)))
+    return b.program("y")
+
+
+def wide_outputs() -> Program:
+    b = Builder(Port("x", (1, 200), 0, 15))
+    b.table("t", "l", "x", lambda n: n // 8)
+    b.add(Linear("a", "l", ("x",), np.eye(200, 4, dtype=np.int64)))
+    b.table("u", "l", "a", lambda n: n % 4)
+    b.add(Linear("y", "l", ("u",), np.full((4, 2), 40)))
+    return b.program("y", "t")
+
+
+def wide_sums() -> Program:
+    b = Builder(Port("x", (1, 200), 0, 15))
+    b.table("t", "l", "x", lambda n: n // 8)
+    b.add(Linear("a", "l", ("t",), np.full((200, 2), 9)))
+    b.add(Round("r", "l", ("a",), 7))
+    b.table("y", "l", "r", lambda n: n)
+    return b.program("y")
+
+
+def hoist_slices() -> Program:
+    b = lookups()
+    b.add(Slice("y", "l", ("t",), (0, 0), (1, 4), (1, 1)))
+    return b.program("y")
+
+
+def refresh_wires() -> Program:
+    b = lookups()
+    b.add(Add("y", "l", ("t", "x")))
+    return b.program("y")
+
+
+EXAMPLES = {
+    "remove_dead_nodes": remove_dead_nodes,
+    "fold_constants": fold_constants,
+    "merge_common_values": merge_common_values,
+    "remove_dead_channels": remove_dead_channels,
+    "remove_common_factors": remove_common_factors,
+    "split_concats": split_concats,
+    "sink_rounds": sink_rounds,
+    "centre_choices": centre_choices,
+    "fuse_tables": fuse_tables,
+    "tile_products": products,
+    "narrow_clips": narrow_clips,
+    "expand_argmax": argmax,
+    "expand_max": maximum,
+    "expand_products": products,
+    "refresh_outputs": wide_outputs,
+    "refresh_sums": wide_sums,
+    "hoist_slices": hoist_slices,
+    "refresh_wires": refresh_wires,
+}
+# By name, each once.
+REWRITES: dict[str, Rewrite] = {each.name: each.rewrite for each in PASSES}
+REWRITES |= {rewrite.__name__: rewrite for rewrite in ON_WIRES}
+REWRITES |= {rewrite.__name__: lambda p, _, rewrite=rewrite: rewrite(p) for rewrite in AT_LOWERING}
+OPTIONS = PassOptions(memory_limit=2**19, wired=frozenset({"y"}))
+
+
+def contents(program: Program) -> list[object]:
+    return [(node.name, node.inputs, node.content) for node in program.nodes]
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_a_pass_changes_its_example_and_no_output(name: str) -> None:
+    before = EXAMPLES[name]()
+    after = REWRITES[name](before, OPTIONS)
+    assert contents(after) != contents(before)
+    assert [port.name for port in after.outputs] == [port.name for port in before.outputs]
+    same_outputs(before, after)
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_a_pass_keeps_what_is_proved(name: str) -> None:
+    """Ranges proved before hold after, whatever the pass makes of the values that they are of."""
+    before = EXAMPLES[name]()
+    values = [interpret(before, random_inputs(before, np.random.default_rng(i))) for i in range(30)]
+    seen = {n.name: np.stack([v[n.name] for v in values]) for n in before.nodes}
+    proved = {name: Interval(v.min(0), v.max(0)) for name, v in seen.items()}
+    after = REWRITES[name](before.replace(proved=proved), OPTIONS)
+    for i in range(30):  # the same inputs, of which it was "proved"
+        x = random_inputs(before, np.random.default_rng(i))
+        for value, found in interpret(after, x).items():
+            assert (after.ranges[value].lo <= found).all(), value
+            assert (found <= after.ranges[value].hi).all(), value
+
+
+# What a pass saves: bootstraps, their time, or that what its example reads is precise.
+SAVES = {
+    "remove_dead_nodes": "pbs_total",
+    "fold_constants": "pbs_total",
+    "remove_dead_channels": "pbs_total",
+    "remove_common_factors": "max_bit_width",
+    "fuse_tables": "pbs_total",
+    "narrow_clips": "predicted_seconds",
+    "refresh_outputs": "predicted_seconds",
+}
+
+
+@pytest.mark.parametrize("name", SAVES)
+def test_a_pass_is_worth_something(name: str) -> None:
+    program, without = EXAMPLES[name](), {name}
+    if name.startswith("refresh"):
+        without = {"refresh_outputs", "refresh_sums"}
+    with_all, left_out = plan(program), plan(program, without=without)
+    assert getattr(with_all, SAVES[name]) < getattr(left_out, SAVES[name])
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_pass_the_program_computes_the_same(name: str, seed: int) -> None:
+    program = random_program(seed, nodes=10, bits=3)
+    for way in expand(program, PassOptions(), without={name}):
+        same_outputs(program, way)
+
+
+def test_a_misspelt_pass_does_not_pass_unnoticed() -> None:
+    with pytest.raises(InputError, match="no optional pass 'fuse_table'; there are centre_choices"):
+        plan(products(), without={"fuse_table"})
+    with pytest.raises(InputError, match="no optional pass 'sink_rounds'"):
+        plan(products(), without={"sink_rounds"})
+
+
+def test_after_the_passes_only_what_tfhe_has_is_left() -> None:
+    for seed in range(20):
+        for way in expand(random_program(seed, nodes=12, bits=4), PassOptions()):
+            assert not {"Mul", "MatMul", "Max", "ArgMax"} & {node.op for node in way.nodes}
+
+
+def test_a_table_is_all_that_a_lookup_needs() -> None:
+    (way,) = expand(lookups().program("t"), PassOptions())
+    assert [type(node) for node in way.nodes] == [Table]
