@@ -93,7 +93,7 @@ def test_bounds_hold_every_value(program: Program) -> None:
                 assert (value <= ranges[name].hi).all()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [1, 5, 12, 20, 21, 26])  # those have something to bootstrap
 def test_random_programs_simulated(seed: int) -> None:
     circuit = compile_program(random_program(seed, nodes=10, bits=3), simulate=True)
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_random_programs_simulated(seed: int) -> None:
         assert same(circuit.run(inputs, fhe="simulate"), expected)
 
 
-SEEDS = (11, 16, 18, 20)  # of programs that have something to bootstrap
+SEEDS = (7, 25, 43, 44)  # of programs that have something to bootstrap
 
 
 @pytest.fixture(scope="module")

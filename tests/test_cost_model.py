@@ -26,7 +26,7 @@ def real_seconds(circuit: Circuit, timings: Timings) -> float:
 
 
 @pytest.mark.parametrize("p_error", [EXACT, FAST])
-@pytest.mark.parametrize("seed", [None, 0, 3, 10])
+@pytest.mark.parametrize("seed", [None, 7, 12, 21, 25])
 def test_the_right_parameters_are_foreseen(p_error: float, seed: int | None) -> None:
     program = every_node() if seed is None else random_program(seed, nodes=10, bits=4)
     shipped = find_timings()
