@@ -93,7 +93,7 @@ def test_a_file_imports_only_what_its_package_may(path: Path) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_rooms_before_it(room: str) -> None:
     place = ROOT / "fhe_compile"
-    files = sorted((place / room).glob("*.py"))
+    files = sorted((place / room).rglob("*.py"))
     taken = {other for path in files for other in imported_files(path) if place in other.parents}
     assert files
     assert {other.relative_to(place).parts[0] for other in taken} <= ROOMS[room] | {room}

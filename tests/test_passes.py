@@ -90,7 +90,7 @@ def sink_rounds() -> Program:
     return b.program("y")
 
 
-def centre_choices() -> Program:
+def centre_rows() -> Program:
     b = Builder(Port("x", (2, 4), 0, 1, one_hot=True))
     b.add(Linear("y", "l", ("x",), np.array([[9, 8], [7, 8], [8, 7], [8, 9]])))
     return b.program("y")
@@ -165,7 +165,7 @@ EXAMPLES = {
     "remove_common_factors": remove_common_factors,
     "split_concats": split_concats,
     "sink_rounds": sink_rounds,
-    "centre_choices": centre_choices,
+    "centre_rows": centre_rows,
     "fuse_tables": fuse_tables,
     "tile_products": products,
     "narrow_clips": narrow_clips,
@@ -242,7 +242,7 @@ def test_without_a_pass_the_program_computes_the_same(name: str, seed: int) -> N
 
 
 def test_a_misspelt_pass_does_not_pass_unnoticed() -> None:
-    with pytest.raises(InputError, match="no optional pass 'fuse_table'; there are centre_choices"):
+    with pytest.raises(InputError, match="no optional pass 'fuse_table'; there are centre_rows"):
         plan(products(), without={"fuse_table"})
     with pytest.raises(InputError, match="no optional pass 'sink_rounds'"):
         plan(products(), without={"sink_rounds"})
