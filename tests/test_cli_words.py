@@ -21,9 +21,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(data: Path) -> Path:
-    """A whole run on three characters and a context of four, closed loop, encrypted."""
+    """A whole run on three characters and a context of three, closed loop, encrypted."""
     out = data.parent / "run"
-    argv = ["demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "4"]
+    argv = ["demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "3"]
     argv += ["--epochs", "2", "--prompts", "1", "--tokens", "2", "--out", str(out)]
     assert main(argv) == 0
     return out
@@ -34,10 +34,10 @@ def test_the_demo_leaves_a_report(demo: Path):
     assert report["program_nll"] == pytest.approx(report["qat_nll"], abs=1e-3)
     assert report["teacher_nll"] > 0
     made = report["generate"]
-    assert (made["context"], made["tokens"], made["identical"]) == (4, 2, True)
+    assert (made["context"], made["tokens"], made["identical"]) == (3, 2, True)
     assert made["seconds_per_token"] > 0 and made["keygen_seconds"] > 0
     assert made["key_bytes"] == pytest.approx(report["plan"]["key_bytes"], rel=0.5)
-    assert len(report["plan"]["steps"]) == 4
+    assert len(report["plan"]["steps"]) == 3
     assert report["versions"] == installed_versions()
     assert {p.name for p in demo.iterdir()} >= {"float", "qat", "graphs", "decoder", "deployment"}
 
@@ -60,7 +60,7 @@ def test_generate_writes_the_same_in_every_mode(demo: Path):
 def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
     decoder = str(demo / "decoder")
     steps = printed("plan", decoder)["steps"]
-    assert [step["position"] for step in steps] == [0, 1, 2, 3]
+    assert [step["position"] for step in steps] == [0, 1, 2]
     open_steps = printed("plan", decoder, "--open-loop")["steps"]
     assert all(one["pbs"] < other["pbs"] for one, other in zip(open_steps, steps, strict=True))
     assert "position" in say("plan", decoder).out
@@ -77,7 +77,7 @@ def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
     [
         (("x",), "'x' is not among the characters of this model: an"),
         (("annaa",), "the prompt has 6 tokens"),
-        (("an", "--count", "9"), "at most 2 can be written"),
+        (("an", "--count", "9"), "at most 1 can be written"),
         (("a", "--temperature", "9", "--count", "1"), "temperature is 9"),
         (("a", "--p-error", "fast"), "nothing is compiled"),
         (("a", "--deployment", "x"), "a deployment only executes"),
@@ -89,9 +89,9 @@ def test_generate_refuses(demo: Path, extra, message):
 
 
 def test_what_no_context_holds_is_refused_before_training(tmp_path, data):
-    argv = ("demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "4")
+    argv = ("demo", "words", "--preset", "tiny-words", "--data", str(data), "--context", "3")
     said = refused(*argv, "--tokens", "5", "--out", str(tmp_path / "out"))
-    assert "at most 4 can be written" in said
+    assert "at most 3 can be written" in said
     assert not (tmp_path / "out").exists()
 
 

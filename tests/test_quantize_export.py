@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,11 @@ def calibrated(norm: str, activation: str, pooling: str, bits: QuantConfig) -> Q
 
 @pytest.mark.parametrize(
     ("norm", "activation", "pooling"),
-    list(itertools.product(NORMS, ("gelu", "relu"), ("mean", "first", "query"))),
+    [  # every pair of settings occurs
+        (norm, ("gelu", "relu")[(i + j) % 2], pooling)
+        for i, norm in enumerate(NORMS)
+        for j, pooling in enumerate(("mean", "first", "query"))
+    ],
 )
 def test_graph_computes_what_was_trained(
     tmp_path: Path, norm: str, activation: str, pooling: str
