@@ -30,12 +30,15 @@ def test_is_stored_with_readable_outputs(path: Path) -> None:
     assert str(ROOT) not in text and "Warning" not in text
 
 
-# What is long in a notebook, and what the test puts there: fewer epochs, letters and tokens.
+# What is long in a notebook, and what the test puts there: fewer epochs, channels and tokens.
 SHORTER = {
-    "01_digits_end_to_end": {"float_epochs=60, qat_epochs=60": "float_epochs=4, qat_epochs=2"},
+    "01_digits_end_to_end": {
+        "float_epochs=60, qat_epochs=60": "float_epochs=4, qat_epochs=2",
+        "dim=16, mlp_dim=16": "dim=4, mlp_dim=4",
+    },
     "02_encrypted_generation": {
-        'from_name("tiny-words")': 'from_name("tiny-words", data=Path({}), context=4, epochs=1)',
-        "count=4": "count=2",
+        'from_name("tiny-words")': 'from_name("tiny-words", data=Path({}), context=3, epochs=1)',
+        "count=4": "count=1",
     },
 }
 
