@@ -62,7 +62,7 @@ demo: $(STAMP) ## train, compile and answer three encrypted digits; leaves runs/
 	@$(BIN)/torusformer demo digits --preset digits-small --out runs/digits
 
 test: lint ## lint, types and every test, real encryption included
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -12,6 +12,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
 KEPT = 4  # sets of keys, of up to 250 MiB
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, the others fill what is left of the workers' time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_calibration(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:

@@ -50,6 +50,7 @@ def test_every_node_in_the_clear(circuit: Circuit, mode: str, extreme: str) -> N
         assert same(got, circuit.run(inputs, fhe="disable"))
 
 
+@pytest.mark.slow
 def test_every_node_encrypted(circuit: Circuit) -> None:
     rng = np.random.default_rng(1)
     for extreme in ("", "lo", "hi"):
@@ -113,6 +114,7 @@ def random_circuits() -> Module:
     return compile_module({f"seed{seed}": random_program(seed, nodes=10, bits=3) for seed in SEEDS})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_programs_encrypted(seed: int, random_circuits: Module) -> None:
     circuit = random_circuits.function(f"seed{seed}")

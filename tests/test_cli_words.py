@@ -29,6 +29,7 @@ def demo(data: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_a_report(demo: Path):
     report = json.loads((demo / "report.json").read_text())
     assert report["program_nll"] == pytest.approx(report["qat_nll"], abs=1e-3)
@@ -42,6 +43,7 @@ def test_the_demo_leaves_a_report(demo: Path):
     assert {p.name for p in demo.iterdir()} >= {"float", "qat", "graphs", "decoder", "deployment"}
 
 
+@pytest.mark.slow
 def test_generate_writes_the_same_in_every_mode(demo: Path):
     common = ("generate", "a", "--model", str(demo), "--count", "2", "--temperature", "1")
     clear = printed(*common)
@@ -57,6 +59,7 @@ def test_generate_writes_the_same_in_every_mode(demo: Path):
     assert len(set(by_seed.values())) > 1
 
 
+@pytest.mark.slow
 def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
     decoder = str(demo / "decoder")
     steps = printed("plan", decoder)["steps"]
@@ -72,6 +75,7 @@ def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
     assert found["identical"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
