@@ -36,7 +36,7 @@ _MAX_SCALE_RATIO = 16  # two summands whose scales are p : q up to this are brou
 
 
 def _square(builder: Builder, layer: str, x: Symbol) -> Symbol:
-    """x * x or x ** 2 of whole steps as integers; any other symbol unchanged."""
+    """x * x or x ** 2 as a product of integers; any other symbol unchanged."""
     if not isinstance(x, Pending) or not isinstance(x.args[0], Affine):
         return x
     base, other = x.args[0], x.args[1] if len(x.args) > 1 else None
@@ -50,8 +50,8 @@ def _square(builder: Builder, layer: str, x: Symbol) -> Symbol:
     power = x.proto.op_type == "Pow" and isinstance(other, Clear) and np.all(other.value == 2)
     if not (twice or power):
         return x
-    steps = _integers(builder, layer, base, "the squared operand")
-    var = builder.emit(Mul, layer, (steps, steps))
+    integers = _integers(builder, layer, base, "the squared operand")
+    var = builder.emit(Mul, layer, (integers, integers))
     return affine(broadcast_var(builder, layer, var, x.shape), x.shape, base.scale**2)
 
 
@@ -71,15 +71,15 @@ def _need_quantized(symbol: Symbol, what: str) -> Affine:
 
 
 def _integers(builder: Builder, layer: str, x: Affine, what: str) -> str:
-    """The program value that is x / scale, where the offset is a whole number of steps."""
+    """The program value that is x / scale, where the offset is a whole multiple of the scale."""
     shift = x.offset / x.scale
     if np.any(np.abs(shift - np.rint(shift)) > 1e-4):
         raise LoweringError(
-            f"{what} has an offset that is no whole number of its quantizer's steps; "
+            f"{what} has an offset that is no whole multiple of its quantizer's scale; "
             "quantize it after the bias is added"
         )
-    steps = compact(np.rint(shift).astype(np.int64))
-    return x.var if not steps.any() else builder.emit(AddConst, layer, (x.var,), value=steps)
+    whole = compact(np.rint(shift).astype(np.int64))
+    return builder.emit(AddConst, layer, (x.var,), value=whole) if whole.any() else x.var
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
@@ -235,7 +235,7 @@ def _two_encrypted(
     if ratio is None:
         return None
     left, right = x.var, y.var
-    p, q = ratio  # scale = a / q = b / p: x counts q of it a step, y counts p
+    p, q = ratio  # scale = a / q = b / p: a unit of x is q of the common one, of y p
     if q != 1:
         left = builder.emit(Scale, layer, (left,), factor=np.array(q))
     if p != 1:

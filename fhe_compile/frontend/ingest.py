@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from torusformer import LoweringError, TorusformerError
 from torusformer.fhe_compile.frontend.arithmetic import batch_norm, binary, matmul, reduce
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE, apply
+from torusformer.fhe_compile.frontend.graphs import constant_of, layer_of, static_shape
 from torusformer.fhe_compile.frontend.layout import apply_move, concat, layout_moves, transpose_by
 from torusformer.fhe_compile.frontend.quant import quantize, quantizer
 from torusformer.fhe_compile.frontend.symbols import (
@@ -47,14 +48,6 @@ _CURES = {
     "MaxPool": "use ReduceMean",
     "Trunc": "use a Quant node whose scale is a power of two times the accumulator's",
 }
-_QUANT_PARTS = ("act_quant", "weight_quant", "bias_quant", "tensor_quant", "export_handler", "impl")
-
-
-def layer_of(proto: onnx.NodeProto) -> str:
-    """The module path of a node: '/blocks.0/attn/q/act_quant/…/Quant' is 'blocks.0.attn.q'."""
-    parts = [p for p in proto.name.split("/") if p][:-1]
-    kept = [p for p in parts if not p.startswith(_QUANT_PARTS)]
-    return ".".join(kept) or proto.op_type.lower()
 
 
 class _Ingest:
@@ -69,13 +62,14 @@ class _Ingest:
         }
         for value in graph.input:
             if value.name not in self.symbols:
-                self.symbols[value.name] = _input(graph, value, tokens)
+                real = Unquantized(value.name, static_shape(value))
+                self.symbols[value.name] = token_input(graph, value, tokens) or real
 
     def run(self, metadata: Mapping[str, str]) -> Program:
         for proto in self.graph.node:
             layer = layer_of(proto)
             try:
-                results = self.visit(layer, proto)
+                results = self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
             except LoweringError as error:
                 message = str(error)
                 where = f"{layer} ({proto.op_type})"
@@ -106,10 +100,6 @@ class _Ingest:
         if name not in self.symbols:
             raise LoweringError(f"reads '{name}', which nothing makes; the graph is not sorted")
         return self.symbols[name]
-
-    def visit(self, layer: str, proto: onnx.NodeProto) -> list[Symbol]:
-        args = [self.argument(i) for i in proto.input]
-        return self.evaluate(layer, proto, args)
 
     def integers(self, layer: str, symbol: Symbol | None) -> Symbol | None:
         """What depends on tokens alone as a value of the program, like any other."""
@@ -151,7 +141,7 @@ class _Ingest:
         if proto.domain not in ("", "ai.onnx"):
             raise LoweringError(f"operator {proto.domain}.{op} is unknown; export with QONNX Quant")
         if op == "Constant":
-            return [Clear(_constant(attr))]
+            return [Clear(constant_of(attr))]
         if op == "Shape" and args[0] is not None:
             return [Clear(np.array(args[0].shape, np.int64))]
         if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear | TokenWise)):
@@ -278,38 +268,6 @@ def _renamed(node: Node, names: Mapping[str, str]) -> Node:
         name=names.get(node.name, node.name),
         inputs=tuple(names.get(i, i) for i in node.inputs),
     )
-
-
-def _constant(attr: dict[str, Any]) -> np.ndarray:
-    if "value" in attr:
-        return numpy_helper.to_array(attr["value"])
-    for key, dtype in (("value_float", np.float32), ("value_int", np.int64)):
-        if key in attr:
-            return np.array(attr[key], dtype)
-        if key + "s" in attr:
-            return np.array(attr[key + "s"], dtype)
-    raise LoweringError("a Constant without a number")
-
-
-def _input(
-    graph: onnx.GraphProto, value: onnx.ValueInfoProto, tokens: Tokens
-) -> Unquantized | TokenWise:
-    shape = _static_shape(value)
-    found = None
-    if value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-        found = token_input(graph, value.name, shape, tokens)
-    return found or Unquantized(value.name, shape)
-
-
-def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-    if sizes and sizes[0] == 0:
-        sizes[0] = 1  # a free batch axis: a program answers one input
-    if not sizes or any(n < 1 for n in sizes):
-        raise LoweringError(
-            f"graph input '{value.name}' has a free size {sizes}; export with fixed sizes, batch 1"
-        )
-    return tuple(sizes)
 
 
 def ingest(

@@ -48,15 +48,15 @@ def broadcast_by(layer: str, shape: tuple[int, ...]) -> Movement:
 def slice_by(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Movement:
     """Movement that keeps `slices[axis]` of a tensor of `shape`."""
     full = tuple(slices.get(axis, slice(None)).indices(size) for axis, size in enumerate(shape))
-    starts, ends, steps = (tuple(part) for part in zip(*full, strict=True))
-    if any(step < 1 for step in steps):
-        raise LoweringError("a slice with a negative step; reverse the weights instead")
+    starts, ends, strides = (tuple(part) for part in zip(*full, strict=True))
+    if any(stride < 1 for stride in strides):
+        raise LoweringError("a slice with a negative stride; reverse the weights instead")
     index = tuple(slice(*f) for f in full)
 
     def emit(builder: Builder, var: str) -> str:
         if all(f == (0, size, 1) for f, size in zip(full, shape, strict=True)):
             return var
-        return builder.emit(Slice, layer, (var,), starts=starts, ends=ends, steps=steps)
+        return builder.emit(Slice, layer, (var,), starts=starts, ends=ends, steps=strides)
 
     return Movement(lambda a: a[index], emit)
 
@@ -146,10 +146,10 @@ def layout_moves(
             starts, ends = (_clear_ints(a, "limits") for a in args[1:3])
             given = _clear_ints(args[3], "axes") if len(args) > 3 and args[3] else None
             on = given if given is not None else tuple(range(len(starts)))
-            steps = _clear_ints(args[4], "steps") if len(args) > 4 and args[4] else (1,) * len(on)
+            strides = _clear_ints(args[4], "steps") if len(args) > 4 and args[4] else (1,) * len(on)
             slices = {
                 a % len(shape): slice(s, e, p)
-                for a, s, e, p in zip(on, starts, ends, steps, strict=True)
+                for a, s, e, p in zip(on, starts, ends, strides, strict=True)
             }
             return [slice_by(layer, shape, slices)]
         case "Split":

@@ -33,7 +33,7 @@ from torusformer.fhe_compile.program.nodes import Add, AddConst, IntArray, Port,
 
 MAX_BITS = 16  # Concrete's widest table input
 MAX_PACKED_BITS = 8  # widest table over two packed operands
-_TIE_MARGIN = 0.01  # of one accumulator step: far above float32's error, far below a half
+_TIE_MARGIN = 0.01  # of one unit of the accumulator: far above float32's error, far below a half
 
 ROUNDING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ROUND": np.rint,
@@ -174,7 +174,7 @@ def _quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quanti
 
 
 def _is_identity(builder: Builder, x: Affine, q: Quantizer) -> bool:
-    """Whether x's integers, shifted by whole steps, already are the quantizer's."""
+    """Whether x's integers, shifted by whole numbers, already are the quantizer's."""
     if not np.allclose(x.scale, q.scale, rtol=1e-6, atol=0.0):
         return False
     shift = x.offset / x.scale + q.zero_point

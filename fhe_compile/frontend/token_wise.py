@@ -18,6 +18,7 @@ import onnx
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE, apply
+from torusformer.fhe_compile.frontend.graphs import static_shape, table_lengths
 from torusformer.fhe_compile.frontend.symbols import (
     Clear,
     Symbol,
@@ -30,10 +31,6 @@ from torusformer.fhe_compile.program.nodes import IntArray
 
 Tokens = Literal["one-hot", "lookup"]
 TOKENS_KEY = "tokens"  # in the metadata of a QONNX model
-_HANDED_ON = frozenset({
-    "Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
-    "Unsqueeze", "Quant", "IntQuant",
-})  # fmt: skip
 
 
 def tokens_of(chosen: str | None, model: onnx.ModelProto) -> Tokens:
@@ -46,14 +43,16 @@ def tokens_of(chosen: str | None, model: onnx.ModelProto) -> Tokens:
 
 
 def token_input(
-    graph: onnx.GraphProto, name: str, shape: tuple[int, ...], tokens: Tokens
+    graph: onnx.GraphProto, value: onnx.ValueInfoProto, tokens: Tokens
 ) -> TokenWise | None:
-    """The token ids of a graph input of whole numbers; None if nothing is looked up by them.
+    """The token ids of a graph input of whole numbers by which rows are looked up; else None.
 
     Raises:
         LoweringError: several texts at once, or tables of different numbers of rows.
     """
-    counts = _rows_looked_up(graph, name)
+    name, shape = value.name, static_shape(value)
+    whole = value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    counts = table_lengths(graph, name) if whole else set()
     if not counts:
         return None
     if len(counts) > 1:
@@ -70,30 +69,6 @@ def token_input(
     ids = np.arange(vocabulary).reshape(vocabulary, *(1 for _ in shape))
     source = TokenInput(name, positions.size, vocabulary, lookup=tokens == "lookup")
     return TokenWise(source, positions, Clear(ids))
-
-
-def _rows_looked_up(graph: onnx.GraphProto, name: str) -> set[int]:
-    """Lengths of the tables in which rows are gathered by this input, moved or cast perhaps."""
-    made_by = {output: node for node in graph.node for output in node.output}
-    tables = {t.name: tuple(t.dims) for t in graph.initializer}
-    derived, counts = {name}, set()
-
-    def rows(value: str) -> int | None:
-        if value not in made_by:
-            return next(iter(tables.get(value, ())), None)
-        node = made_by[value]
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            return int(node.attribute[0].t.dims[0])
-        return rows(node.input[0]) if node.op_type in ("Quant", "IntQuant", "Identity") else None
-
-    for node in graph.node:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-        if node.op_type == "Gather" and node.input[1] in derived and axis == 0:
-            found = rows(node.input[0])
-            counts |= {found} if found else set()
-        elif node.op_type in _HANDED_ON and node.input[0] in derived:
-            derived.update(node.output)
-    return counts
 
 
 def compute(

@@ -1,0 +1,72 @@
+"""What is read off an ONNX graph as it stands: layers, constants, sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from torusformer import LoweringError
+
+_HANDED_ON = frozenset({
+    "Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
+    "Unsqueeze", "Quant", "IntQuant",
+})  # fmt: skip
+_QUANT_PARTS = ("act_quant", "weight_quant", "bias_quant", "tensor_quant", "export_handler", "impl")
+
+
+def layer_of(proto: onnx.NodeProto) -> str:
+    """The module path of a node: '/blocks.0/attn/q/act_quant/…/Quant' is 'blocks.0.attn.q'."""
+    parts = [p for p in proto.name.split("/") if p][:-1]
+    kept = [p for p in parts if not p.startswith(_QUANT_PARTS)]
+    return ".".join(kept) or proto.op_type.lower()
+
+
+def constant_of(attr: dict[str, Any]) -> np.ndarray:
+    """The tensor of a Constant node with these attributes."""
+    if "value" in attr:
+        return numpy_helper.to_array(attr["value"])
+    for key, dtype in (("value_float", np.float32), ("value_int", np.int64)):
+        if key in attr:
+            return np.array(attr[key], dtype)
+        if key + "s" in attr:
+            return np.array(attr[key + "s"], dtype)
+    raise LoweringError("a Constant without a number")
+
+
+def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Of a graph input, batch 1; a LoweringError where a size is free."""
+    sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    if sizes and sizes[0] == 0:
+        sizes[0] = 1  # a free batch axis: a program answers one input
+    if not sizes or any(n < 1 for n in sizes):
+        raise LoweringError(
+            f"graph input '{value.name}' has a free size {sizes}; export with fixed sizes, batch 1"
+        )
+    return tuple(sizes)
+
+
+def table_lengths(graph: onnx.GraphProto, name: str) -> set[int]:
+    """Lengths of the tables in which rows are gathered by this input, moved or cast perhaps."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    tables = {t.name: tuple(t.dims) for t in graph.initializer}
+    derived, counts = {name}, set()
+
+    def rows(value: str) -> int | None:
+        if value not in made_by:
+            return next(iter(tables.get(value, ())), None)
+        node = made_by[value]
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            return int(node.attribute[0].t.dims[0])
+        return rows(node.input[0]) if node.op_type in ("Quant", "IntQuant", "Identity") else None
+
+    for node in graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        if node.op_type == "Gather" and node.input[1] in derived and axis == 0:
+            found = rows(node.input[0])
+            counts |= {found} if found else set()
+        elif node.op_type in _HANDED_ON and node.input[0] in derived:
+            derived.update(node.output)
+    return counts
