@@ -74,6 +74,14 @@ def same_outputs(before: Program, after: Program) -> None:
             assert np.array_equal(found[port.name], expected[port.name])
 
 
+def classifier() -> Program:
+    """Two features of three bits, a table each, three classes; keys take a second."""
+    b = Builder(Port("x", (1, 2), 0, 7, np.array(0.5)))
+    b.table("act", "act", "x", lambda n: (n * n) % 8)
+    b.add(Linear("logits", "head", ("act",), np.array([[1, -1, 2], [-1, 1, 1]])))
+    return b.program("logits", labels='["a", "b", "c"]')
+
+
 def every_node() -> Program:
     """Each node once or twice, tables of at most 4 bits but one, real structure around them."""
     b = Builder(Port("x", (2, 3), -2, 1), Port("y", (2, 2), 0, 3))

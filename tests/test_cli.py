@@ -10,22 +10,13 @@ import onnxruntime
 import pytest
 
 from tests.commands import printed, say
-from tests.programs import Builder
+from tests.programs import classifier
 from torusformer.fhe_compile import load_program, save_program
-from torusformer.fhe_compile.program.nodes import Linear, Port, Program
 from torusformer.models import Transformer
 from torusformer.pipelines.cli import COMMANDS, main
 from torusformer.quantize import QuantTransformer
 
 NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "generate", "demo", "tune")
-
-
-def classifier() -> Program:
-    """Two features of three bits, a table each, three classes; keys take a second."""
-    b = Builder(Port("x", (1, 2), 0, 7, np.array(0.5)))
-    b.table("act", "act", "x", lambda n: (n * n) % 8)
-    b.add(Linear("logits", "head", ("act",), np.array([[1, -1, 2], [-1, 1, 1]])))
-    return b.program("logits", labels='["a", "b", "c"]')
 
 
 @pytest.fixture(scope="module")

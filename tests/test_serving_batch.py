@@ -9,23 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.programs import Builder
+from tests.programs import classifier
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile import compile_program, interpret, save_deployment
-from torusformer.fhe_compile.program.nodes import Linear, Port, Program
 from torusformer.pipelines.cli import main
 from torusformer.serving import Client, Server, WorkerError, Workers
 
 # Answers that differ, so that a mixed-up order shows.
 SAMPLES = [{"x": np.array([[a, b]])} for a, b in ((1, 7), (3, 0), (2, 5))]
-
-
-def classifier() -> Program:
-    """Two features of three bits, a table each, three classes; keys take a second."""
-    b = Builder(Port("x", (1, 2), 0, 7, np.array(0.5)))
-    b.table("act", "act", "x", lambda n: (n * n) % 8)
-    b.add(Linear("logits", "head", ("act",), np.array([[1, -1, 2], [-1, 1, 1]])))
-    return b.program("logits", labels='["a", "b", "c"]')
 
 
 @pytest.fixture(scope="module")
