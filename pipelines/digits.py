@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from torusformer.fhe_compile import (
-    compile_program,
+    compile_plan,
     interpret,
     lower,
     plan,
@@ -43,8 +43,9 @@ def main(folder: Path, preset: str = "digits-small") -> None:
 
     program = lower(folder / "model.qonnx.onnx")
     save_program(program, folder / "program.onnx")
-    print(plan(program).table())
-    save_deployment(compile_program(program), folder / "deployment")
+    cost = plan(program)
+    print(cost.table())
+    save_deployment(compile_plan(cost), folder / "deployment")
 
     client, server = Client(folder / "deployment"), Server(folder / "deployment")
     q_x = client.quantize(task.x_test[:1])

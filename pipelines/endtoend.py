@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torusformer.fhe_compile import compile_program, lower, plan, save_deployment, save_program
+from torusformer.fhe_compile import compile_plan, lower, plan, save_deployment, save_program
 from torusformer.fhe_compile.prices.failure import EXACT
 from torusformer.pipelines.answers import Deployed, InProcess
 from torusformer.pipelines.console import noted_prices
@@ -39,7 +39,7 @@ def run_end_to_end(
         cost = plan(program, prices)
         print(cost.table(), file=sys.stderr)
     with stage("compile", f"{cost.pbs_total} bootstraps to a TFHE circuit"), Progress("compile"):
-        circuit = compile_program(program, p_error=p_error, prices=prices)
+        circuit = compile_plan(cost)
         save_deployment(circuit, folder / DEPLOYMENT)
     with stage("keys", "the client makes them, the server gets those for evaluation"):
         deployed = Deployed(folder / DEPLOYMENT)

@@ -66,7 +66,7 @@ def _refreshed(program: Program, limit: float) -> Program:
             before = replace(node, name=f"{node.name}.selected")
             nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
             continue
-        if not (index or _is_table(made.get(source), made)) or ranges[source].span_bits > WIDEST:
+        if not (index or made_by_table(source, made)) or ranges[source].span_bits > WIDEST:
             nodes.append(node)
             continue
         # One for each kind of reader: what shares a ciphertext shares its layout.
@@ -106,8 +106,9 @@ def squared_weights(program: Program) -> dict[str, float]:
     return noise
 
 
-def _is_table(node: Node | None, made: Mapping[str, Node]) -> bool:
-    """Whether the value is what a table gave, in whatever shape."""
+def made_by_table(name: str, made: Mapping[str, Node]) -> bool:
+    """Whether the value is what a table gave, in whatever shape; `made` is every node by name."""
+    node = made.get(name)
     while isinstance(node, Reshape | Transpose):
         node = made.get(node.inputs[0])
     return isinstance(node, Table)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.refresh import made_by_table
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
-from torusformer.fhe_compile.program.nodes import Node, Program, Reshape, Table, Transpose
+from torusformer.fhe_compile.program.nodes import Node, Program
 
 
 def refresh_wires(program: Program, options: PassOptions) -> Program:
@@ -25,7 +26,7 @@ def refresh_wires(program: Program, options: PassOptions) -> Program:
         port.name
         for port in program.outputs
         if port.name in options.wired
-        and not (_is_fresh(port.name, made) and not (options.fresh_indices and port.one_hot))
+        and not (made_by_table(port.name, made) and not (options.fresh_indices and port.one_hot))
     }
     if not stale:
         return program
@@ -39,10 +40,3 @@ def refresh_wires(program: Program, options: PassOptions) -> Program:
         nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
     proved = {f"{name}.stale": program.proved[name] for name in stale & program.proved.keys()}
     return program.rewritten(nodes, proved)
-
-
-def _is_fresh(name: str, made: Mapping[str, Node]) -> bool:
-    node = made.get(name)
-    while isinstance(node, Reshape | Transpose):
-        node = made.get(node.inputs[0])
-    return isinstance(node, Table)
