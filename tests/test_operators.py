@@ -1,6 +1,8 @@
 """Every registered operator: ONNX Runtime = interpreter = graph = simulation = decryption."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -11,6 +13,7 @@ from torusformer.fhe_compile import Program, compile_program, interpret
 from torusformer.fhe_compile.circuit.circuit import Circuit
 from torusformer.fhe_compile.program.nodes import OPERATORS, Max, Mul, Node, Table
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
+from torusformer.fhe_compile.program.operators import linear
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.tensor_ops import TensorOp
 
@@ -105,3 +108,19 @@ def test_a_table_by_itself_needs_no_pass() -> None:
     b = Builder(Port("x", (2,), 0, 3))
     b.add(Table("y", "layer", ("x",), np.array(0), np.arange(4)[::-1].copy()))
     assert [type(op).__name__ for op in encode(b.program("y")).operations] == ["Input", "Lookup"]
+
+
+def test_the_operator_that_contributing_adds_has_all_rules() -> None:
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    (diff,) = re.findall(r"```diff\n(\+@dataclass.*?)```", text, re.DOTALL)
+    names = dict(vars(linear))
+    try:
+        exec("\n".join(line[1:] for line in diff.splitlines()), names)
+        b = Builder(Port("x", (2,), -1, 3))
+        b.add(names["Negate"]("y", "layer", ("x",)))
+        program = b.program("y")
+        assert (program.outputs[0].lo, program.outputs[0].hi) == (-3, 1)
+        read = from_onnx(to_onnx(program))
+        assert interpret(read, {"x": np.array([3, -1])})["y"].tolist() == [-3, 1]
+    finally:
+        OPERATORS.pop("Negate", None)
