@@ -177,8 +177,7 @@ def compile_plan(
     plan: Plan, simulate: bool = False, progress: Callable[[str], None] | None = None
 ) -> Circuit:
     """Compile what was planned before; arguments as `compile_program`."""
-    report = progress or (lambda _: None)
-    return _compile(Functions({ONLY: plan}, ()), plan.p_error, simulate, report).functions[ONLY]
+    return compile_functions(Functions({ONLY: plan}, ()), simulate, progress).functions[ONLY]
 
 
 def compile_module(
@@ -192,14 +191,15 @@ def compile_module(
     """Compile functions to one module; arguments as `compile_program` and `plan_module`."""
     report = progress or (lambda _: None)
     report("planning")
-    planned = plan_module(programs, feedback, prices, p_error)
-    return _compile(planned, p_error, simulate, report)
+    return compile_functions(plan_module(programs, feedback, prices, p_error), simulate, report)
 
 
-def _compile(
-    planned: Functions, p_error: float, simulate: bool, report: Callable[[str], None]
+def compile_functions(
+    planned: Functions, simulate: bool = False, progress: Callable[[str], None] | None = None
 ) -> Module:
-    functions = planned.functions
+    """Compile functions that were planned together; arguments as `compile_program`."""
+    report, functions = progress or (lambda _: None), planned.functions
+    p_error = next(iter(functions.values())).p_error
     definitions = {name: _definition(name, function) for name, function in functions.items()}
     composition = backend.Wired(
         {
