@@ -1,154 +1,190 @@
-"""The shape of a transformer: one frozen dataclass and its presets."""
+"""The shape of a transformer: one frozen configuration for pixels, tokens and text."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, Self
 
-from torusformer import InputError
+from pydantic import Field, model_validator
 
-Activation = Literal["gelu", "relu"]
-Norm = Literal["layer", "rms", "batch"]
-AttentionKind = Literal["softmax", "relu", "quad", "inhibitor", "table"]
-Pooling = Literal["mean", "first", "query"]
+from torusformer.config import Config
+from torusformer.models.presets import preset
+
+Activation = Literal["gelu", "relu", "silu"]
+AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "inhibitor", "table"]
+Norm = Literal["layer", "rms", "batch", "none"]
+Pooling = Literal["mean", "first", "last", "query"]
+Positions = Literal["learned", "rotary", "sinusoidal", "none"]
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+
+ROTARY_BASE = 100.0
+TABLE_CODES = 2
 
 
-_CHOICES = (
-    ("activation", Activation), ("attention", AttentionKind), ("norm", Norm), ("pooling", Pooling),
-)  # fmt: skip
+class ModelConfig(Config):
+    """A transformer over `tokens` tokens, from features or token ids to classes or the next token.
 
+    Inputs: `features` numbers a token, divided by `input_scale` (the largest magnitude a raw value
+    takes); `patch` is how a task cuts a 2-D image into tokens, (rows, columns) a token. Or token
+    ids below `vocabulary`, of which the id `padding` fills up short inputs: it adds nothing to
+    attention and means. A `causal` model attends to earlier tokens only.
 
-@dataclass(frozen=True)
-class TransformerConfig:
-    """A pre-norm encoder classifier over inputs of shape (tokens, features).
+    Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
+    first, the last, or, with "query", what a learned query finds in the last block's attention
+    (class attention, arXiv 2103.17239). With `skip` the head also reads every embedded token: a
+    residual connection around all blocks, which stays linear. Without `num_classes`, the logits of
+    the next token at every position; `tied` reads them off the embedding.
 
-    `patch` is how a task cuts a 2-D image into tokens, (rows, columns) a token; None means that
-    samples already have shape (tokens, features). Inputs are divided by `input_scale` (the
-    largest magnitude a raw value takes) before the embedding. `pooling` says what the head reads:
-    the mean of all tokens, the first, or, with "query", what a learned query finds in the last
-    block's attention (class attention, arXiv 2103.17239). With `skip` the head also reads every
-    embedded token: a residual connection around all blocks, which stays linear.
+    Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum;
+    `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202). `attention` is a
+    kind of `models.attention`, `groups` the codes a head of the kind "table". `kv_heads` below
+    `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
+    `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
+    embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
+    `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
+    of two tokens (arXiv 1910.10683).
 
-    `attention` is a kind of `models.attention.Attention`, `groups` the codes a head of "table".
-
-    >>> TransformerConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
+    >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
     """
 
-    tokens: int
-    features: int
-    num_classes: int
-    dim: int = 32
-    layers: int = 2
-    heads: int = 2
-    head_dim: int | None = None
-    mlp_dim: int = 64
+    tokens: Count
+    features: Count | None = None
+    vocabulary: Several | None = None
+    num_classes: Several | None = None
+    causal: bool = False
+    dim: Count = 32
+    layers: Count = 2
+    heads: Count = 2
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    value_dim: Count | None = None
+    mlp_dim: Count = 64
     activation: Activation = "gelu"
+    gated: bool = False
     attention: AttentionKind = "softmax"
-    groups: int = 2
+    groups: Count | None = None
     norm: Norm = "layer"
-    pooling: Pooling = "mean"
+    post_norm: bool = False
+    positions: Positions = "learned"
+    rotary_base: Positive | None = None
+    distance_bias: bool = False
+    pooling: Pooling | None = None
     skip: bool = False
-    input_scale: float = 1.0
+    tied: bool = False
+    padding: Annotated[int, Field(ge=0)] | None = None
+    input_scale: Positive | None = None
     patch: tuple[int, int] | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built, naming the field and a cure."""
-        sizes = ("tokens", "features", "dim", "layers", "heads", "groups", "mlp_dim")
-        for name in (*sizes, "num_classes", *(("head_dim",) if self.head_dim is not None else ())):
-            value, least = getattr(self, name), 2 if name == "num_classes" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuse what cannot be built or would be ignored, naming the field and a cure."""
+        if (self.features is None) == (self.vocabulary is None):
+            raise ValueError("give features for inputs of numbers, or vocabulary for token ids")
+        for applies, names, why in self._restrictions():
+            given = [n for n in names if getattr(self, n) not in (None, False)]
+            if given and not applies:
+                raise ValueError(f"{given[0]} is {getattr(self, given[0])!r} and {why}")
         if self.head_dim is None and self.dim % self.heads:
-            raise InputError(
+            raise ValueError(
                 f"dim {self.dim} is not a multiple of heads {self.heads}; change one of them or"
                 " set head_dim"
             )
-        for name, kinds in _CHOICES:
-            if getattr(self, name) not in get_args(kinds):
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kinds))}"
-                )
-        if self.pooling == "query" and self.attention in ("inhibitor", "table"):
-            raise InputError(
-                f"pooling query asks by products, attention is {self.attention}; "
-                "choose pooling mean or first"
+        if self.heads % self.key_heads:
+            raise ValueError(
+                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}; each head of"
+                " keys serves equally many queries"
             )
-        if not self.input_scale > 0:
-            raise InputError(f"input_scale is {self.input_scale}; give a positive number")
-        if self.patch is not None:
-            object.__setattr__(self, "patch", tuple(self.patch))
-            if self.patch[0] * self.patch[1] != self.features:
-                raise InputError(
-                    f"patch {self.patch} holds {self.patch[0] * self.patch[1]} values but features"
-                    f" is {self.features}; make them equal"
-                )
+        if self.positions == "rotary" and self.score_dim % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of dimensions, head_dim is {self.score_dim};"
+                " make it even"
+            )
+        if self.padding is not None and self.padding >= (self.vocabulary or 0):
+            raise ValueError(
+                f"padding is token {self.padding} of a vocabulary of {self.vocabulary};"
+                " name one of its tokens"
+            )
+        if self.patch is not None and self.patch[0] * self.patch[1] != self.features:
+            raise ValueError(
+                f"patch {self.patch} holds {self.patch[0] * self.patch[1]} values but features"
+                f" is {self.features}; make them equal"
+            )
+        return self
+
+    def _restrictions(self) -> tuple[tuple[bool, tuple[str, ...], str], ...]:
+        """Where settings apply, which those are, and what to do elsewhere."""
+        products = self.attention not in ("inhibitor", "table")
+        return (
+            (self.features is not None, ("input_scale", "patch", "skip"), "inputs are token ids;"
+             " leave it out, or give features"),
+            (self.vocabulary is not None, ("padding",), "inputs are no token ids; leave it out"),
+            (self.num_classes is not None or (self.causal and self.vocabulary is not None),
+             ("tokens",), "num_classes is missing; give it, or a causal model of a vocabulary"),
+            (self.num_classes is not None, ("pooling",), "the next token is foretold at every"
+             " position; leave it out, or give num_classes"),
+            (self.num_classes is None, ("tied",), "only logits of the next token can be read off"
+             " the embedding; leave it out"),
+            (self.attention == "table", ("groups",), f"attention is {self.attention}; leave it"
+             " out, or choose attention table"),
+            (self.positions == "rotary", ("rotary_base",), f"positions are {self.positions}; leave"
+             " it out, or choose rotary"),
+            (products, ("distance_bias",), f"attention {self.attention} adds none; leave it out"),
+            (products or self.positions != "rotary", ("positions",), "only products of queries"
+             f" and keys turn, attention is {self.attention}; choose learned positions"),
+            (products or self.pooling != "query", ("pooling",), "asks by products, attention is"
+             f" {self.attention}; choose pooling mean or first"),
+            (self.positions != "rotary" or self.pooling != "query", ("pooling",), "a learned query"
+             " has no position to turn to; choose pooling mean or first, or learned positions"),
+            (not self.causal or self.pooling != "query", ("pooling",), "a learned query sees all"
+             " tokens, a causal model does not; choose pooling last"),
+            (self.padding is None or self.pooling not in ("last", "query"), ("pooling",),
+             "padding may fill the last token, and a query's scores; choose pooling mean or first"),
+            (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
+             " no distance to tokens; leave out distance_bias"),
+            (self.kv_heads is None or products, ("kv_heads",), f"attention {self.attention} has a"
+             " head of keys for each of queries; leave it out"),
+        )  # fmt: skip
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
     def score_dim(self) -> int:
-        """Dimensions of a query, a key and a value of one head."""
+        """Dimensions of a query and a key of one head; of table attention, its codes."""
         return self.head_dim if self.head_dim is not None else self.dim // self.heads
 
     @property
-    def input_shape(self) -> tuple[int, int]:
-        """(tokens, features) of one sample."""
-        return (self.tokens, self.features)
+    def head_value_dim(self) -> int:
+        """Dimensions of a value of one head."""
+        return self.value_dim if self.value_dim is not None else self.score_dim
 
-    def replace(self, **changes: Any) -> TransformerConfig:
-        """A validated copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    @property
+    def code_groups(self) -> int:
+        """Codes a head of table attention."""
+        return self.groups or TABLE_CODES
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+    @property
+    def outputs(self) -> int:
+        """Logits at a time: classes, or the vocabulary."""
+        count = self.num_classes or self.vocabulary
+        assert count is not None, "checked when it was made"
+        return count
+
+    @property
+    def foretells(self) -> bool:
+        """Whether the logits are those of the next token, at every position."""
+        return self.num_classes is None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample: (tokens, features), or (tokens,) ids."""
+        return (self.tokens,) if self.features is None else (self.tokens, self.features)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TransformerConfig:
-        """Inverse of `to_dict`; unknown and missing fields are refused by name."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InputError(f"unknown model setting {unknown[0]!r}; known: {sorted(known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(f"incomplete model settings: {error}") from None
-
-    @classmethod
-    def from_name(cls, name: str) -> TransformerConfig:
+    def from_name(cls, name: str) -> ModelConfig:
         """A preset by name."""
-        if name not in PRESETS:
-            raise InputError(f"no preset named {name!r}; choose one of {', '.join(PRESETS)}")
-        return cls(**PRESETS[name])
-
-
-_DIGITS: dict[str, Any] = {"num_classes": 10, "input_scale": 16.0}
-_STANDARD: dict[str, Any] = {
-    **_DIGITS, "tokens": 8, "features": 8, "patch": (1, 8), "dim": 32, "layers": 2, "heads": 2,
-    "head_dim": 4, "mlp_dim": 64, "activation": "gelu", "norm": "layer", "pooling": "mean",
-    "skip": True,
-}  # fmt: skip
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # One block, one pooled query row: seconds an image under encryption.
-    "digits-small": {
-        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 40, "layers": 1,
-        "heads": 4, "head_dim": 4, "mlp_dim": 64, "activation": "relu", "norm": "batch",
-        "pooling": "first",
-    },
-    # As few and narrow bootstraps as 96 % take: a learned query, and maps that fold.
-    "digits-fast": {
-        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 24, "layers": 1,
-        "heads": 4, "head_dim": 4, "mlp_dim": 48, "activation": "relu", "norm": "batch",
-        "pooling": "query", "skip": True,
-    },
-    # Everything a transformer has: every token attends to every token, twice.
-    "digits-standard": _STANDARD,
-    # The same with scores from learned tables in place of products.
-    "digits-table": {**_STANDARD, "attention": "table"},
-    # For tests and the notebook: trains and compiles in seconds.
-    "tiny": {
-        **_DIGITS, "tokens": 4, "features": 16, "patch": (4, 4), "dim": 8, "layers": 1,
-        "heads": 2, "mlp_dim": 8, "activation": "relu", "norm": "batch", "pooling": "first",
-    },
-}  # fmt: skip
+        return cls.from_dict(preset(name, "model"))

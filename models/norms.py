@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,27 @@ class BatchNorm(nn.Module):
         return gain, n.bias.detach() - n.running_mean * gain
 
 
+class NoNorm(nn.Module):
+    """Everything as it is; the quantized twin gives each channel a gain and a shift."""
+
+    def __init__(self, dim: int) -> None:
+        """`dim` is what the others take."""
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return x
+
+
+NORMS: Mapping[Norm, type[nn.Module]] = {
+    "layer": LayerNorm,
+    "rms": RMSNorm,
+    "batch": BatchNorm,
+    "none": NoNorm,
+}
+
+
 def build_norm(kind: Norm, dim: int) -> nn.Module:
     """The norm named `kind` over `dim` channels."""
-    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](dim)
+    return NORMS[kind](dim)

@@ -1,4 +1,4 @@
-"""Float transformer: samples (B, tokens, features) in, class logits (B, num_classes) out."""
+"""Float transformer: features or token ids in, logits of classes or of the next token out."""
 
 from __future__ import annotations
 
@@ -7,66 +7,99 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Attention
 from torusformer.models.checkpoint import load_folder, save_folder
-from torusformer.models.config import TransformerConfig
+from torusformer.models.config import ModelConfig
 from torusformer.models.norms import build_norm
+from torusformer.models.positions import position_vectors
 
 KIND = "torusformer.transformer"
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); post-norm: norm(x + attention(x)), …"""
 
-    def __init__(self, config: TransformerConfig) -> None:
-        """Layers of one pre-norm encoder block."""
+    def __init__(self, config: ModelConfig) -> None:
+        """Layers of one block; a gated MLP has a second projection beside `up`."""
         super().__init__()
+        self.config = config
         self.norm1 = build_norm(config.norm, config.dim)
-        self.attention = Attention(
-            config.dim, config.heads, config.score_dim, config.attention, config.groups
-        )
+        self.attention = Attention(config)
         self.norm2 = build_norm(config.norm, config.dim)
         self.up = nn.Linear(config.dim, config.mlp_dim)
-        self.activation = nn.GELU() if config.activation == "gelu" else nn.ReLU()
+        self.gate = nn.Linear(config.dim, config.mlp_dim) if config.gated else None
         self.down = nn.Linear(config.mlp_dim, config.dim)
 
-    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
-        """(B, T, dim) to (B, T, dim), or to (B, 1, dim) where a learned `query` (1, dim) asks."""
+    def forward(self, x: Tensor, query: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """(B, T, dim) to (B, T, dim), or to (B, 1, dim) where a learned `query` (1, dim) asks.
+
+        `keep` (B, T) is 0 where a token is padding.
+        """
         start = x if query is None else query.expand(len(x), 1, -1)
-        x = start + self.attention(self.norm1(x), None if query is None else start)
-        return x + self.down(self.activation(self.up(self.norm2(x))))
+        asks = None if query is None else start
+        if self.config.post_norm:
+            x = self.norm1(start + self.attention(x, asks, keep))
+            return self.norm2(x + self._mlp(x))
+        x = start + self.attention(self.norm1(x), asks, keep)
+        return x + self._mlp(self.norm2(x))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        act = ACTIVATIONS[self.config.activation]
+        up = self.up(x)
+        return self.down(act(up) if self.gate is None else act(self.gate(x)) * up)
 
 
 class Transformer(nn.Module):
-    """Linear embedding, learned positions, blocks, pooling, norm, linear head.
+    """Embedding, positions, blocks, and logits of what they end with.
 
-    The last norm comes after the pooling, so it costs one token instead of all of them.
+    The last norm comes after the pooling, so it costs one token instead of all of them; a
+    post-norm model has none.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         """Weights drawn from torch's global generator: seed it first."""
         super().__init__()
         self.config = config
-        self.embed = nn.Linear(config.features, config.dim)
-        self.positions = nn.Parameter(torch.randn(config.tokens, config.dim) * 0.02)
+        self.embed: nn.Linear | nn.Embedding
+        if config.features is not None:
+            self.embed = nn.Linear(config.features, config.dim)
+        else:
+            self.embed = nn.Embedding(config.vocabulary or 0, config.dim)
+        vectors = position_vectors(config)
+        if isinstance(vectors, nn.Parameter):
+            self.positions = vectors
+        else:
+            self.register_buffer("positions", vectors, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         if config.skip:
-            self.skip = nn.Linear(config.tokens * config.dim, config.num_classes, bias=False)
-        self.norm = build_norm(config.norm, config.dim)
-        self.head = nn.Linear(config.dim, config.num_classes)
+            self.skip = nn.Linear(config.tokens * config.dim, config.outputs, bias=False)
+        self.norm = build_norm("none" if config.post_norm else config.norm, config.dim)
+        self.head = nn.Linear(config.dim, config.outputs)
+        if config.tied:
+            nn.init.normal_(self.embed.weight, std=config.dim**-0.5)
+            self.head.weight = self.embed.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, features) to logits (B, num_classes)."""
-        x = embedded = self.embed(x / self.config.input_scale) + self.positions
+        """(B, tokens, features) or ids (B, T) to logits (B, classes) or (B, T, vocabulary)."""
+        config = self.config
+        keep = None if config.padding is None else (x != config.padding).to(torch.float32)
+        x = embedded = self._embedded(x)
         *earlier, last = self.blocks
         for block in earlier:
-            x = block(x)
-        x = last(x, self.query if self.config.pooling == "query" else None)
-        x = x.mean(dim=1) if self.config.pooling == "mean" else x[:, 0]
+            x = block(x, keep=keep)
+        x = last(x, self.query if config.pooling == "query" else None, keep)
+        if not config.foretells:
+            x = pooled(config, x, keep)
         logits: Tensor = self.head(self.norm(x))
-        return logits + self.skip(embedded.flatten(1)) if self.config.skip else logits
+        return logits + self.skip(embedded.flatten(1)) if config.skip else logits
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        scale = self.config.input_scale
+        x = self.embed(x if scale is None else x / scale)
+        return x if self.positions is None else x + self.positions[: x.shape[1]]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`."""
@@ -76,6 +109,18 @@ class Transformer(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> Transformer:
         """Inverse of `save_pretrained`, in eval mode."""
         with load_folder(folder, KIND) as (settings, weights):
-            model = cls(TransformerConfig.from_dict(settings["model"]))
+            model = cls(ModelConfig.from_dict(settings["model"]))
             model.load_state_dict(weights)
         return model.eval()
+
+
+def pooled(config: ModelConfig, x: Tensor, keep: Tensor | None) -> Tensor:
+    """(B, T, n) to (B, n): what the head reads; `keep` (B, T) is 0 where a token is padding."""
+    match config.pooling or "mean":
+        case "first" | "query":
+            return x[:, 0]
+        case "last":
+            return x[:, -1]
+    if keep is None:
+        return x.mean(dim=1)
+    return (x * keep.unsqueeze(-1)).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)

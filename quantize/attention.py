@@ -1,220 +1,282 @@
-"""Attention in table form: a grid of tokens in, what the output projection sums up out."""
+"""Attention between its projections, in table form: queries, keys and values in, codes out.
+
+One core for all: grouped keys, rotations, masks, cached tokens, rows that see different numbers of
+tokens. A kind says how scores come about (`ATTENTION`) and what they weigh (`WEIGHTS`).
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torusformer.models.attention import (
-    CODES,
-    INHIBITOR_SHIFT,
-    QUAD_SHIFT,
-    Attention,
-    codes,
-    table_scores,
-)
-from torusformer.models.config import TransformerConfig
+from torusformer.models.attention import CODES, INHIBITOR_SHIFT, codes, split, table_scores
+from torusformer.models.config import AttentionKind, ModelConfig
+from torusformer.models.positions import by_distance, rotations, turned
 from torusformer.quantize.config import QuantConfig
-from torusformer.quantize.layers import AccumulatorRounding, RoundedLinear, matmul
-from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, constant
+from torusformer.quantize.graph import Attend
+from torusformer.quantize.layers import AccumulatorRounding, RowRounding, matmul
+from torusformer.quantize.quantizers import (
+    ActQuant,
+    Grid,
+    build_activation,
+    constant,
+    quantize_to,
+)
+from torusformer.quantize.walk import Entry, Rows
+from torusformer.quantize.weights import WEIGHTS
+
+TURN_UNITS = 3  # of a cosine: rotations of codes are matrices of thirds
 
 
-class _Attention(nn.Module):
-    """What all kinds have: values, their sums, a projection."""
+class Found(NamedTuple):
+    """What each row sums up: `terms.lo` and `terms.hi` bound one term; times `factor`."""
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
-        """One quantizer for each integer that is multiplied or summed."""
+    terms: Grid
+    factor: Tensor | float = 1.0
+
+
+class QuantAttention(nn.Module, ABC):
+    """What all kinds have: values, their sums, the codes of what heads find."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        op: Attend,
+        *,
+        known: bool,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
+        """`known` says that queries, keys and values depend on a token and its position alone.
+
+        `share_scale_of` puts what heads find on the grid of another code.
+        """
         super().__init__()
-        self.heads, self.head_dim, self.tokens = model.heads, model.score_dim, model.tokens
-        self.value = RoundedLinear(model.dim, self.heads * self.head_dim, config)
-        self.out = RoundedLinear(self.heads * self.head_dim, model.dim, config, into_stream=True)
-        self.value_quant = ActQuant(config.value_bit_width, narrow=True)
-        self.context_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.context_quant = build_activation(config)
+        self.model, self.known = model, known
+        self.value_quant = ActQuant(config.value_bit_width, narrow=config.value_narrow)
+        self.context_rounding = RowRounding(config.accumulator_bit_width)
+        self.context_quant = build_activation(config, share_scale_of=share_scale_of)
+        self.gain = (
+            nn.Parameter(torch.ones(model.heads, 1, model.head_value_dim)) if config.gains else None
+        )
 
-    def _split(self, x: Grid) -> Grid:
-        value = x.value.reshape(-1, self.tokens, self.heads, x.value.shape[-1] // self.heads)
-        return x._replace(value=value.transpose(1, 2))  # (B, h, T, d)
+    @abstractmethod
+    def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
+        """What rows of q (B, h, R, d) see of k and v (B, g, R, d) and what is cached."""
 
-    def _project(self, context: Grid) -> Tensor:
-        """Sums over tokens (B, h, queries, d) to (B, queries, dim)."""
-        c = self.context_quant(self.context_rounding(context).value)
-        queries = c.value.shape[2]
-        merged = c.value.transpose(1, 2).reshape(-1, queries, self.heads * self.head_dim)
-        return self.out(c._replace(value=merged))
+    def forward(self, q: Tensor, k: Tensor | None, v: Tensor, rows: Rows) -> Grid:
+        """Sums (B, R, h * d) of queries, keys and values to codes (B, R, h * d)."""
+        model = self.model
+        if k is None:  # scores of a learned query (B, T, h)
+            q = k = q.transpose(1, 2).reshape(-1, model.heads, 1, q.shape[1])
+        else:
+            q, k = split(q, model.heads), split(k, model.key_heads)
+        terms, factor = self.find(q, k, split(v, model.key_heads), rows)
+        context = self.context_rounding(terms, rows.counts(terms.value.shape[-2])).value * factor
+        found = self.context_quant(context if self.gain is None else context * self.gain)
+        merged = found.value.transpose(1, 2)
+        return found._replace(value=merged.reshape(merged.shape[0], merged.shape[1], -1))
 
+    def _for_each_head(self, x: Grid) -> Grid:
+        """(B, g, T, d) to (B, h, T, d): groups of heads share keys and values."""
+        repeats = self.model.heads // self.model.key_heads
+        if repeats == 1:
+            return x
+        batch, groups, n, d = x.value.shape
+        spread = x.value.unsqueeze(2).expand(batch, groups, repeats, n, d)
+        return x._replace(value=spread.reshape(batch, groups * repeats, n, d))
 
-class Weights(nn.Module):
-    """Scores (B, h, queries, T) to attention weights, without a product.
-
-    softmax is exp(p - log(sum(exp p))): tables around one sum. quad is the softmax of
-    p = 2 log(s + 5). relu is one table.
-    """
-
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
-        """Scores and log-sums share a grid: their difference is an integer subtraction."""
-        super().__init__()
-        self.kind, self.tokens = model.attention, model.tokens
-        self.weight_quant = ActQuant(config.attention_bit_width, signed=False)
-        if self.kind != "relu":
-            self.score_quant = ActQuant(config.softmax_bit_width)
-            self.log_quant = ActQuant(config.softmax_bit_width, share_scale_of=self.score_quant)
-            self.exp_quant = ActQuant(config.exp_bit_width, signed=False)
-            self.sum_rounding = AccumulatorRounding(config.statistic_bit_width)
-            self.difference_rounding = AccumulatorRounding(config.accumulator_bit_width)
-
-    def forward(self, scores: Tensor) -> Grid:
-        """As wide as the scores."""
-        if self.kind == "relu":
-            return self.weight_quant(torch.relu(scores) * (1 / self.tokens))
-        if self.kind == "quad":
-            scores = torch.log((scores + QUAD_SHIFT) ** 2 + 0.01)
-        p = self.score_quant(scores)
-        e = self.exp_quant(torch.exp(p.value))
-        n = self.tokens
-        total = Grid(e.value.sum(-1, keepdim=True), e.scale, n * e.lo, n * e.hi)
-        total = self.sum_rounding(total)
-        # Half a step more: the logarithm of a sum that rounds to zero stays finite.
-        log = self.log_quant(torch.log(total.value + constant(0.5 * total.scale)))
-        difference = Grid(p.value - log.value, p.scale, p.lo - log.hi, p.hi - log.lo)
-        return self.weight_quant(torch.exp(self.difference_rounding(difference).value))
+    def _with_cached(self, keys: Grid, values: Grid, rows: Rows) -> tuple[Grid, Grid]:
+        """Keys and values of all tokens seen, a head of them for each head of queries."""
+        entry = rows.with_cached(Entry(keys, values))
+        return self._for_each_head(entry.keys), self._for_each_head(entry.values)
 
 
-class QuantAttention(_Attention):
+class ProductAttention(QuantAttention):
     """Every token weighs every token by the product of its query and their keys."""
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
-        """Queries and keys beside what all attention has."""
-        super().__init__(model, config)
-        inner = self.heads * self.head_dim
-        self.query, self.key = (RoundedLinear(model.dim, inner, config) for _ in range(2))
-        self.query_quant, self.key_quant = (ActQuant(config.score_bit_width) for _ in range(2))
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        op: Attend,
+        *,
+        known: bool,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
+        """Queries and keys beside what all attention has; rotations of codes are looked up again."""
+        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        bits = config.score_bit_width
+        self.query_quant, self.key_quant = (
+            ActQuant(bits, narrow=config.score_narrow) for _ in range(2)
+        )
+        self.turns = rotations(model)
+        if self.turns is not None and not known:
+            self.before_turn = nn.ModuleList(ActQuant(bits, narrow=True) for _ in range(2))
         self.score_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.weights = Weights(model, config)
+        self.distance_bias = (
+            None if op.distance_bias is None else nn.Parameter(op.distance_bias.clone())
+        )
+        self.weights = WEIGHTS[model.attention](config)
 
-    def forward(self, x: Grid) -> Tensor:
-        """(B, T, dim) to (B, T, dim), not yet quantized."""
-        q = self._split(self.query_quant(self.query(x)))
-        k = self._split(self.key_quant(self.key(x)))
-        product = matmul(q, k._replace(value=k.value.transpose(-1, -2)))  # (B, h, T, T)
-        a = self.weights(self.score_rounding(product).value * (1 / math.sqrt(self.head_dim)))
-        return self._project(matmul(a, self._split(self.value_quant(self.value(x)))))
+    def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
+        """Products, weights, products."""
+        q, k = self._turned(q, k, rows)
+        asking = self.query_quant(q)
+        keys, values = self._with_cached(self.key_quant(k), self.value_quant(v), rows)
+        product = matmul(asking, keys._replace(value=keys.value.transpose(-1, -2)))  # (B, h, R, n)
+        scores = self.score_rounding(product).value * (1 / math.sqrt(self.model.score_dim))
+        count = keys.value.shape[2]
+        if self.distance_bias is not None:
+            bias = by_distance(self.distance_bias, count, causal=self.model.causal)
+            scores = scores + constant(bias[:, rows.positions(q.shape[2])])
+        return weighed(self.weights(scores, rows), values)
+
+    def _turned(self, q: Tensor, k: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        if self.turns is None:
+            return q, k
+        turns = self.turns[rows.positions(q.shape[2])]
+        if self.known:
+            return turned(q, constant(turns)), turned(k, constant(turns))
+        before = zip(self.before_turn, (q, k), strict=True)
+        coded = [quant(part).value for quant, part in before]
+        thirds = quantize_to(constant(turns), torch.tensor(1 / TURN_UNITS), 3)
+        if len(turns) == 1:
+            return coded[0] @ thirds[0], coded[1] @ thirds[0]
+        if not torch.onnx.is_in_onnx_export():
+            return turned(coded[0], thirds), turned(coded[1], thirds)
+        each = [[x[:, :, i : i + 1] @ thirds[i] for i in range(len(turns))] for x in coded]
+        return torch.cat(each[0], dim=2), torch.cat(each[1], dim=2)
 
 
-class QuantQueryAttention(_Attention):
-    """Attention of one learned query: with it folded into the keys, scores are linear in x."""
+class AskedAttention(QuantAttention):
+    """Attention of one learned query: with it folded into the keys, scores are linear in tokens."""
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
-        """One score a head and token."""
-        super().__init__(model, config)
-        self.score = RoundedLinear(model.dim, self.heads, config)
-        self.weights = Weights(model, config)
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        op: Attend,
+        *,
+        known: bool,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
+        """Weights beside what all attention has."""
+        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        self.weights = WEIGHTS[model.attention](config)
 
-    def forward(self, x: Grid) -> Tensor:
-        """(B, T, dim) to (B, 1, dim), not yet quantized."""
-        scores = self.score(x).transpose(1, 2).reshape(-1, self.heads, 1, self.tokens)
-        a = self.weights(scores)
-        return self._project(matmul(a, self._split(self.value_quant(self.value(x)))))
+    def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
+        """`q` are the scores (B, h, 1, T)."""
+        return weighed(self.weights(q, rows), self._for_each_head(self.value_quant(v)))
 
 
-class QuantTableAttention(_Attention):
+class TableAttention(QuantAttention):
     """Scores from learned tables: one bootstrap a pair of codes and group, and no product."""
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        op: Attend,
+        *,
+        known: bool,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
         """Codes are whole numbers from 0 to 3; entries of the tables have a grid of their own."""
-        super().__init__(model, config)
-        self.groups = model.groups
-        inner = self.heads * self.groups
-        self.query, self.key = (RoundedLinear(model.dim, inner, config) for _ in range(2))
+        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        assert op.tables is not None, "the kind of attention that has them"
         self.query_quant, self.key_quant = (ActQuant(2, signed=False) for _ in range(2))
         for quant in (self.query_quant, self.key_quant):
             quant.requires_grad_(False)
             quant.is_fixed = True
-        self.tables = nn.Parameter(torch.zeros(self.heads, self.groups, CODES, CODES))
+        self.tables = nn.Parameter(op.tables.clone())  # (h, G, 4, 4)
         self.table_quant = ActQuant(config.softmax_bit_width)
         self.score_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.weights = Weights(model, config)
+        self.weights = WEIGHTS[model.attention](config)
 
-    def forward(self, x: Grid) -> Tensor:
-        """(B, T, dim) to (B, T, dim), not yet quantized."""
-        q, k = codes(self.query(x)), codes(self.key(x))
-        whole_q, whole_k = (
-            self._split(quant(code)) for quant, code in ((self.query_quant, q), (self.key_quant, k))
-        )
+    def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
+        """Entries of tables, weights, products."""
+        real_q, real_k = codes(q), codes(k)
+        whole_q = self.query_quant(real_q)
+        whole_k, values = self._with_cached(self.key_quant(real_k), self.value_quant(v), rows)
         scores = self._looked_up(whole_q, whole_k)
         if self.training:
             # Whole codes stand still under small changes: the gradient is that of real codes.
-            real = (self._split(whole_q._replace(value=code)).value for code in (q, k))
-            smooth = table_scores(self.tables.detach(), *real)
+            smooth = table_scores(self.tables.detach(), real_q, real_k)
             scores = scores._replace(value=scores.value + smooth - smooth.detach())
-        a = self.weights(self.score_rounding(scores).value)
-        return self._project(matmul(a, self._split(self.value_quant(self.value(x)))))
+        return weighed(self.weights(self.score_rounding(scores).value, rows), values)
 
     def _looked_up(self, q: Grid, k: Grid) -> Grid:
+        heads, groups = self.tables.shape[:2]
         if torch.onnx.is_in_onnx_export():
             # Place of the pair in the flat tables: (head, group, q, k).
-            start = torch.arange(self.heads * self.groups).reshape(1, self.heads, 1, 1, self.groups)
-            pair = q.value.unsqueeze(3) * CODES + k.value.unsqueeze(2)  # (B, h, T, T, G)
+            start = torch.arange(heads * groups).reshape(1, heads, 1, 1, groups)
+            pair = q.value.unsqueeze(3) * CODES + k.value.unsqueeze(2)  # (B, h, R, T, G)
             entry = constant(self.tables).flatten()[(pair + start * CODES**2).long()]
             found = self.table_quant(entry)
             total = found.value.sum(-1)
         else:
             found = self.table_quant(self.tables)
             total = table_scores(found.value, q.value.detach(), k.value.detach())
-        return Grid(total, found.scale, self.groups * found.lo, self.groups * found.hi)
+        return Grid(total, found.scale, groups * found.lo, groups * found.hi)
 
 
-class QuantInhibitor(_Attention):
-    """mean_j relu(v_j - z_ij) of distances z: subtractions and tables, no product at all."""
+class Inhibitor(QuantAttention):
+    """sum_j relu(v_j - z_ij) of distances z: subtractions and tables, no product at all."""
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        op: Attend,
+        *,
+        known: bool,
+        share_scale_of: ActQuant | None = None,
+    ) -> None:
         """Queries share a grid with keys, distances with values."""
-        super().__init__(model, config)
-        bits, inner = config.score_bit_width, self.heads * self.head_dim
-        self.query, self.key = (RoundedLinear(model.dim, inner, config) for _ in range(2))
+        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        bits, value_bits = config.score_bit_width, config.value_bit_width
         self.query_quant = ActQuant(bits)
         self.key_quant = ActQuant(bits, share_scale_of=self.query_quant)
         self.gap_quant = ActQuant(bits, signed=False, share_scale_of=self.query_quant)
         self.distance_rounding = AccumulatorRounding(config.accumulator_bit_width)
-        self.distance_quant = ActQuant(
-            config.value_bit_width, signed=False, share_scale_of=self.value_quant
-        )
-        self.kept_quant = ActQuant(
-            config.value_bit_width - 1, signed=False, share_scale_of=self.value_quant
+        self.distance_quant, self.kept_quant = (
+            ActQuant(width, signed=False, share_scale_of=self.value_quant)
+            for width in (value_bits, value_bits - 1)
         )
 
-    def forward(self, x: Grid) -> Tensor:
-        """(B, T, dim) to (B, T, dim), not yet quantized."""
-        q = self._split(self.query_quant(self.query(x))).value
-        k = self._split(self.key_quant(self.key(x))).value
-        v = self._split(self.value_quant(self.value(x)))
-        gap = self.gap_quant((q.unsqueeze(3) - k.unsqueeze(2)).abs())  # (B, h, T, T, d)
-        d, n = self.head_dim, self.tokens
+    def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
+        """Distances, what they leave of values, its mean."""
+        asking = self.query_quant(q).value
+        keys, values = self._with_cached(self.key_quant(k), self.value_quant(v), rows)
+        gap = self.gap_quant((asking.unsqueeze(3) - keys.value.unsqueeze(2)).abs())  # (B,h,R,T,d)
+        d = self.model.score_dim
         far = Grid(gap.value.sum(-1), gap.scale, d * gap.lo, d * gap.hi)
         far_value = self.distance_rounding(far).value * (1 / math.sqrt(d)) - INHIBITOR_SHIFT
         z = self.distance_quant(torch.relu(far_value)).value.unsqueeze(-1)
-        kept = self.kept_quant(torch.relu(v.value.unsqueeze(2) - z))
-        mean = kept.value.sum(3) * (1 / n)
-        return self._project(Grid(mean, kept.scale / n, n * kept.lo, n * kept.hi))
+        left = torch.relu(values.value.unsqueeze(2) - z)
+        mask = rows.mask(q.shape[2])
+        kept = self.kept_quant(left if mask is None else left * mask.unsqueeze(-1))
+        terms = kept._replace(value=kept.value.sum(3))
+        return Found(terms, rows.shares(q.shape[2]))
 
 
-def build_attention(
-    model: TransformerConfig, config: QuantConfig, *, asks: bool = False
-) -> _Attention:
-    """The table form of `model.attention`; where a learned query `asks`, of its class attention."""
-    if asks:
-        return QuantQueryAttention(model, config)
-    kinds = {"table": QuantTableAttention, "inhibitor": QuantInhibitor}
-    return kinds.get(model.attention, QuantAttention)(model, config)
+def weighed(weights: Grid, values: Grid) -> Found:
+    """Weights (B, h, R, n) times values (B, h, n, d)."""
+    total, count = matmul(weights, values), values.value.shape[2]
+    return Found(total._replace(lo=total.lo / count, hi=total.hi / count))
 
 
-def asked(attention: Attention, query: Tensor) -> Tensor:
-    """Scores of one query (1, dim) as a linear map (heads, dim), but for an offset a head.
-
-    Softmax ignores that offset.
-    """
-    q = attention.query(query).reshape(attention.heads, attention.head_dim, 1)
-    k = attention.key.weight.reshape(attention.heads, attention.head_dim, -1)
-    return (q * k).sum(1) / math.sqrt(attention.head_dim)
+ATTENTION: Mapping[AttentionKind, type[QuantAttention]] = {
+    "softmax": ProductAttention,
+    "relu": ProductAttention,
+    "quad": ProductAttention,
+    "sigmoid": ProductAttention,
+    "table": TableAttention,
+    "inhibitor": Inhibitor,
+}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import brevitas.nn as qnn
 import torch
 from brevitas.function.ops_ste import round_ste
+from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
 from torusformer.quantize.config import QuantConfig
@@ -63,6 +65,37 @@ class AccumulatorRounding(nn.Module):
         return Grid(value, scale, lo, hi)
 
 
+class RowRounding(nn.Module):
+    """`AccumulatorRounding` of sums over as many tokens as each row sees.
+
+    A row has as many terms as tokens behind it, and so has its proved range: each is rounded as
+    the step of that position will round it when the model writes.
+    """
+
+    def __init__(self, bit_width: int) -> None:
+        """`bit_width` is the widest span of integers that may come out of any row."""
+        super().__init__()
+        self.rounding = AccumulatorRounding(bit_width)
+
+    def forward(self, x: Grid, counts: Sequence[int]) -> Grid:
+        """(..., R, n) to the same shape; `x.lo` and `x.hi` bound one of the counts[r] terms.
+
+        The scale of the result, and its range, are one a row where counts differ.
+        """
+        if len(set(counts)) == 1:
+            return self.rounding(x._replace(lo=x.lo * counts[0], hi=x.hi * counts[0]))
+        parts = []
+        for i, count in enumerate(counts):
+            row = Grid(x.value[..., i, :], x.scale, x.lo * count, x.hi * count)
+            parts.append(self.rounding(row))
+        return Grid(
+            torch.stack([part.value for part in parts], dim=-2),
+            torch.stack([part.scale.reshape(()) for part in parts])[:, None],
+            torch.stack([part.lo.reshape(()) for part in parts])[:, None],
+            torch.stack([part.hi.reshape(()) for part in parts])[:, None],
+        )
+
+
 class GroupedSum(nn.Module):
     """The sum over the last axis, kept dimension 1, on a grid of at most `bit_width` bits.
 
@@ -91,95 +124,147 @@ class GroupedSum(nn.Module):
 
 
 class RoundedLinear(nn.Module):
-    """x W^T + bias (+ more offset), rounded to the accumulator's width."""
+    """x W^T + bias, rounded to the accumulator's width; the bias lives in the next table.
+
+    A bias may differ by position. With `known` inputs, what a token alone adds (a float linear
+    map of them) is rounded to whole steps of the sum, `token_bit_width` bits.
+    """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        weight: Tensor,
+        bias: Tensor,
         config: QuantConfig,
         *,
-        input_span: int | None = None,
+        input_span: int,
+        positions: Tensor | None = None,
+        known: Tensor | None = None,
         sum_bit_width: int | None = None,
         into_stream: bool = False,
     ) -> None:
-        """`input_span` is that of activations by default; the bias lives in the next table.
+        """Starts from float `weight` (out, in), `bias` (out,), `positions` (T, out).
 
-        `sum_bit_width` replaces the configured one, and the accumulators' with it. `into_stream`
-        marks the layers whose result is added to the residual stream.
+        `input_span` is the difference between the highest and the lowest integer that is read.
+        `known` (out, k) is the map of what a token alone gives. `sum_bit_width` replaces the
+        configured one, and the accumulators' with it. `into_stream` marks the layers whose result
+        is added to the residual stream.
         """
         super().__init__()
-        span = config.act_span if input_span is None else input_span
+        out_features, in_features = weight.shape
         if sum_bit_width is not None:
             config = config.replace(
                 sum_bit_width=sum_bit_width,
                 accumulator_bit_width=sum_bit_width,
                 stream_accumulator_bit_width=sum_bit_width,
             )
-        self.linear = build_linear(in_features, out_features, config, input_span=span)
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.linear = build_linear(in_features, out_features, config, input_span=input_span)
+        self.linear.weight.data.copy_(weight)
+        self.bias = nn.Parameter(torch.zeros_like(bias) if known is not None else bias.clone())
+        self.positions = None if positions is None else nn.Parameter(positions.clone())
+        self.token_bit_width = config.token_bit_width
+        self.token = None if known is None else linear_of(known, bias)
         self.rounding = AccumulatorRounding(
             config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
         )
-        self._proved: tuple[Tensor, Tensor, Tensor] | None = None  # scale, lo, hi of the last run
 
     def accumulate(self, x: Grid) -> Grid:
         """The bare sum and its proved range a channel."""
-        if torch.onnx.is_in_onnx_export():
-            assert self._proved is not None
-            return Grid(self.linear(x.value), *self._proved)
         quant_input = x.as_quant_tensor(training=self.training)
-        weight = self.linear.quant_weight(quant_input)
+        weight = quantized_weight(self.linear, quant_input)
         with torch.no_grad():
             w = torch.round(weight.value / weight.scale)
             up, down = w.clamp(min=0).sum(1), w.clamp(max=0).sum(1)
             lo, hi = up * x.lo + down * x.hi, up * x.hi + down * x.lo
         scale = weight.scale.reshape(-1) * x.scale
+        if torch.onnx.is_in_onnx_export():
+            return Grid(self.linear(x.value), constant(scale), constant(lo), constant(hi))
         if self.training:
             return Grid(nn.functional.linear(x.value, weight.value), scale, lo, hi)
-        self._proved = (scale.detach(), lo, hi)
         return Grid(self.linear(quant_input), scale, lo, hi)
 
-    def forward(self, x: Grid, offset: Tensor | None = None) -> Tensor:
-        """(..., in) to (..., out)."""
-        bias = self.bias if offset is None else self.bias + offset
-        return self.rounding(self.accumulate(x), bias).value
+    def forward(self, x: Grid, known: Tensor | None = None, first: int = 0) -> Tensor:
+        """(..., T, in), and what is known of each token (..., T, k), to (..., T, out).
+
+        `first` is the position of the first token.
+        """
+        total, bias = self.accumulate(x), self.bias
+        if self.positions is not None:
+            bias = bias + self.positions[first : first + x.value.shape[-2]]
+        if self.token is not None:
+            bits = self.token_bit_width
+            added = quantize_to(self.token(known), constant(total.scale), bits)
+            half = 2.0 ** (bits - 1)
+            total = Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
+        return self.rounding(total, bias).value
 
 
 class QuantHead(nn.Module):
-    """Logits: one weight scale for all classes, a float bias that the client adds."""
+    """Logits of classes: one weight scale for all, a float bias that the client adds."""
 
-    def __init__(self, in_features: int, out_features: int, config: QuantConfig) -> None:
-        """A linear layer with a bias."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor, config: QuantConfig, *, input_span: int
+    ) -> None:
+        """Starts from float `weight` (out, in) and `bias` (out,)."""
         super().__init__()
-        self.linear = build_head(in_features, out_features, config)
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.linear = build_head(weight.shape[1], weight.shape[0], config, input_span=input_span)
+        self.linear.weight.data.copy_(weight)
+        self.bias = nn.Parameter(bias.clone())
 
-    def forward(self, x: Grid) -> Tensor:
+    def forward(self, x: Grid, known: Tensor | None = None) -> Tensor:
         """(B, in) to (B, out)."""
+        assert known is None, "a classifier's head reads codes alone"
         return self.linear(x.value) + self.bias
 
 
 class TokenHead(nn.Module):
-    """Logits that compare as integers: what a token alone adds comes in whole steps of them."""
+    """Logits that compare as integers: bias and what a token alone adds come in whole steps."""
 
-    def __init__(self, in_features: int, out_features: int, config: QuantConfig) -> None:
-        """A linear layer without a bias."""
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        config: QuantConfig,
+        *,
+        input_span: int,
+        known: Tensor | None = None,
+    ) -> None:
+        """As `QuantHead`; `known` (out, k) is the map of what a token alone gives."""
         super().__init__()
-        self.linear = build_head(in_features, out_features, config)
-        self._step: Tensor | None = None  # of a logit, in the last run
+        self.linear = build_head(weight.shape[1], weight.shape[0], config, input_span=input_span)
+        self.linear.weight.data.copy_(weight)
+        self.token = None if known is None else linear_of(known, bias)
+        self.bias = nn.Parameter(bias.clone()) if known is None else None
 
-    def forward(self, x: Grid, offset: Tensor) -> Tensor:
-        """(..., in) and the offset (..., out), rounded, to (..., out)."""
-        if torch.onnx.is_in_onnx_export():
-            assert self._step is not None
-            logits = self.linear(x.value) + quantize_to(offset, self._step, ROUND_BITS)
-            # Whole steps already; says so where everything is known but for the token.
-            return quantize_to(logits, self._step, ROUND_BITS)
-        weight = self.linear.quant_weight()
-        self._step = (weight.scale * x.scale).detach().reshape(())
-        logits = nn.functional.linear(x.value, weight.value)
-        return logits + quantize_to(offset, self._step, ROUND_BITS)
+    def forward(self, x: Grid, known: Tensor | None = None) -> Tensor:
+        """(..., in) and what is known of each token (..., k) to (..., out)."""
+        offset = self.bias if self.token is None else self.token(known)
+        weight = quantized_weight(self.linear)
+        unit = (weight.scale * x.scale).reshape(())
+        if not torch.onnx.is_in_onnx_export():
+            logits = nn.functional.linear(x.value, weight.value)
+            return logits + quantize_to(offset, unit.detach(), ROUND_BITS)
+        unit = constant(unit)
+        logits = self.linear(x.value) + quantize_to(offset, unit, ROUND_BITS)
+        # Whole units already; says so where everything is known but for the token.
+        return quantize_to(logits, unit, ROUND_BITS)
+
+
+def quantized_weight(linear: qnn.QuantLinear, quant_input: QuantTensor | None = None) -> QuantTensor:
+    """A layer's integer weights and their scale, during export too, where it gives a graph node."""
+    proxy = linear.weight_quant
+    exporting, proxy.export_mode = proxy.export_mode, False
+    try:
+        return linear.quant_weight(quant_input)
+    finally:
+        proxy.export_mode = exporting
+
+
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A float linear layer with these weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight.data.copy_(weight)
+    layer.bias.data.copy_(bias)
+    return layer
 
 
 def matmul(x: Grid, y: Grid) -> Grid:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -60,8 +63,8 @@ class QuantLayerNorm(nn.Module):
         return self.out_quant(c.value * r.value * self.weight + self.bias)
 
 
-class QuantAffine(nn.Module):
-    """Batch norm in inference: a gain and a shift a channel, which the next table absorbs."""
+class QuantGain(nn.Module):
+    """No norm, or batch norm in inference: a gain and a shift a channel, in the next table."""
 
     def __init__(self, dim: int, config: QuantConfig) -> None:
         """Identity at first."""
@@ -76,8 +79,9 @@ class QuantAffine(nn.Module):
         return self.out_quant(self.input_rounding(x).value * self.weight + self.bias)
 
 
-def build_quant_norm(kind: Norm, dim: int, config: QuantConfig) -> nn.Module:
-    """The table form of the norm named `kind`."""
-    if kind == "batch":
-        return QuantAffine(dim, config)
-    return QuantLayerNorm(dim, config, centred=kind == "layer" and not config.fold_mean)
+QUANT_NORMS: Mapping[Norm, Callable[[int, QuantConfig], nn.Module]] = {
+    "layer": partial(QuantLayerNorm, centred=True),
+    "rms": partial(QuantLayerNorm, centred=False),
+    "batch": QuantGain,
+    "none": QuantGain,
+}

@@ -281,7 +281,9 @@ def build_linear(
     )
 
 
-def build_head(in_features: int, out_features: int, config: QuantConfig) -> qnn.QuantLinear:
+def build_head(
+    in_features: int, out_features: int, config: QuantConfig, *, input_span: int
+) -> qnn.QuantLinear:
     """As `build_linear`, with one scale for all classes: their integers compare."""
     return qnn.QuantLinear(
         in_features,
@@ -290,5 +292,5 @@ def build_head(in_features: int, out_features: int, config: QuantConfig) -> qnn.
         weight_quant=BoundedWeight,
         weight_bit_width=config.head_weight_bit_width,
         weight_per_channel=False,
-        weight_l1_limit=_l1_limit(config.head_sum_bit_width, config.act_span),
+        weight_l1_limit=_l1_limit(config.head_sum_bit_width, input_span),
     )

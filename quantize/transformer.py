@@ -1,129 +1,98 @@
-"""Quantized transformer: samples (B, tokens, features) in, logits (B, num_classes) out."""
+"""Quantized transformer: what `models.Transformer` computes, in codes, tables and narrow sums."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from torusformer import InputError
 from torusformer.models.checkpoint import load_folder, save_folder
-from torusformer.models.config import TransformerConfig
-from torusformer.quantize.attention import QuantQueryAttention, build_attention
+from torusformer.models.config import ModelConfig
+from torusformer.models.transformer import Transformer
 from torusformer.quantize.config import QuantConfig
-from torusformer.quantize.folded import FoldedBlock, folds
-from torusformer.quantize.layers import (
-    GroupedSum,
-    QuantHead,
-    RoundedLinear,
-    add,
-    in_a_row,
-    side_by_side,
-)
-from torusformer.quantize.norms import build_quant_norm
-from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, build_branch, unary
+from torusformer.quantize.fold import folded
+from torusformer.quantize.graph import INPUT, Op, graph_of
+from torusformer.quantize.quantizers import ActQuant, Grid, constant, quantize_to
+from torusformer.quantize.rules import RULES, QuantFeatures, Site
+from torusformer.quantize.walk import Cache, Entry, Rows, seen_tokens
 
 KIND = "torusformer.quant-transformer"
 
 
-class QuantBlock(nn.Module):
-    """One encoder block; both branches end on the residual stream's grid.
+class Call(NamedTuple):
+    """One operation: the module called `name`, and the values that it reads."""
 
-    Where a learned query asks, the stream begins anew with the query's answer.
-    """
-
-    def __init__(
-        self,
-        model: TransformerConfig,
-        config: QuantConfig,
-        stream: ActQuant | None,
-    ) -> None:
-        """`stream` quantizes the embedding, whose scale the branches share; None for a query."""
-        super().__init__()
-        self.norm1 = build_quant_norm(model.norm, model.dim, config)
-        self.attention = build_attention(model, config, asks=stream is None)
-        if stream is None:
-            self.query = nn.Parameter(torch.zeros(1, model.dim))
-            self.attention_quant = stream = ActQuant(config.residual_bit_width)
-        else:
-            self.attention_quant = build_branch(config, stream)
-        self.norm2 = build_quant_norm(model.norm, model.dim, config)
-        self.up = RoundedLinear(model.dim, model.mlp_dim, config)
-        self.activation = nn.GELU() if model.activation == "gelu" else nn.ReLU()
-        # Unsigned: what GELU leaves below zero is less than one step.
-        self.activation_quant = build_activation(config, signed=False)
-        self.down = RoundedLinear(model.mlp_dim, model.dim, config, into_stream=True)
-        self.mlp_quant = build_branch(config, stream)
-
-    def forward(self, x: Grid) -> Grid:
-        """(B, T, dim) to (B, T, dim), or to (B, 1, dim) for a query."""
-        found = self.attention(self.norm1(x))
-        if isinstance(self.attention, QuantQueryAttention):
-            x = self.attention_quant(found + self.query)
-        else:
-            x = add(x, self.attention_quant(found))
-        hidden = self.activation_quant(self.activation(self.up(self.norm2(x))))
-        return add(x, self.mlp_quant(self.down(hidden)))
+    name: str
+    op: type[Op]
+    sources: tuple[str, ...]
 
 
 class QuantTransformer(nn.Module):
-    """The integer twin of `models.Transformer`; what it computes is what runs encrypted."""
+    """The integer twin of a float transformer; what it computes is what runs encrypted.
 
-    def __init__(self, model: TransformerConfig, config: QuantConfig) -> None:
-        """Untrained; `to_qat` copies the weights of a float model."""
+    Its modules are those of the float model's graph, folded: called as there, `blocks.0.up`.
+    """
+
+    def __init__(
+        self, model: ModelConfig, config: QuantConfig, source: Transformer | None = None
+    ) -> None:
+        """Starts from the weights of `source`; without it, from untrained ones."""
         super().__init__()
+        if config.token_input is not None and model.vocabulary is None:
+            raise InputError(
+                f"token_input is {config.token_input!r}, but inputs are no token ids; leave it out"
+            )
         self.model_config, self.config = model, config
-        self.input_quant = ActQuant(config.input_bit_width, signed=False)
-        self.input_quant.requires_grad_(False)  # the client's grid: set once, free of ties
-        self.folded = FoldedBlock(model, config) if folds(model) else None
-        if self.folded is not None:
-            return
-        asking = model.layers - 1 if model.pooling == "query" else model.layers
-        self.embed = RoundedLinear(
-            model.features * config.input_codes,
-            model.dim,
-            config,
-            input_span=config.input_span,
-            sum_bit_width=config.embed_sum_bit_width,
-            into_stream=True,
-        )
-        self.positions = nn.Parameter(torch.zeros(model.tokens, model.dim))
-        self.stream_quant = ActQuant(config.residual_bit_width, narrow=config.act_narrow)
-        self.blocks = nn.ModuleList(
-            QuantBlock(model, config, self.stream_quant if i < asking else None)
-            for i in range(model.layers)
-        )
-        self.pool_sum = GroupedSum(config.raw_sum_bit_width, config.accumulator_bit_width)
-        self.norm = build_quant_norm(model.norm, model.dim, config)
-        inputs = model.tokens * model.features * config.input_codes if model.skip else 0
-        self.head = QuantHead(model.dim + inputs, model.num_classes, config)
+        graph = folded(graph_of((source or Transformer(model)).eval()), config.unfolded)
+        made: dict[str, nn.Module] = {}
+        for op in graph.ops:
+            module = RULES[type(op)].build(op, Site(graph, config, made))
+            if module is not None:
+                made[op.name] = module
+                _register(self, op.name, module)
+        self.calls = tuple(Call(op.name, type(op), op.sources) for op in graph.ops)
+        self._made = tuple(made.items())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, features) in the data's own units to logits (B, num_classes)."""
-        pixels: Grid = self.input_quant(x)
-        if self.config.input_unary:
-            pixels = unary(pixels, x)
-        unit = 1 / self.model_config.input_scale
-        pixels = pixels._replace(value=pixels.value * unit, scale=pixels.scale * unit)
-        if self.folded is not None:
-            logits: Tensor = self.folded(pixels)
-            return logits
-        stream: Grid = self.stream_quant(self.embed(pixels, self.positions))
-        for block in self.blocks:
-            stream = block(stream)
-        found: Grid = self.norm(self._pool(stream))
-        return self.head(
-            side_by_side([found, in_a_row(pixels)]) if self.model_config.skip else found
-        )
+        """(B, tokens, features) in the data's own units, or ids (B, T), to logits."""
+        return self.run(x)[0]
 
-    def _pool(self, x: Grid) -> Grid:
-        if self.model_config.pooling != "mean":
-            first = x.value[:, :1].reshape(-1, self.model_config.dim)
-            return x._replace(value=first)
-        n = self.model_config.tokens
-        total = self.pool_sum(x._replace(value=x.value.transpose(1, 2)))  # (B, dim, 1)
-        mean = total.value.reshape(-1, self.model_config.dim) * (1 / n)
-        return total._replace(value=mean, scale=total.scale * (1 / n))
+    def run(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, dict[str, Entry]]:
+        """Logits of inputs x behind those of the `cache`, and what is new for the cache."""
+        first = seen_tokens(cache)
+        rows = Rows(first, x.shape[1], self.model_config.causal, self._keep(x), cache=cache or {})
+        values: dict[str, Grid | Tensor] = {}
+        modules = dict(self._made)
+        for name, op, sources in self.calls:
+            read = [values[source] for source in sources]
+            values[name] = RULES[op].run(modules.get(name), read, rows.of(name), x)
+        logits = values[self.calls[-1].name]
+        assert isinstance(logits, Tensor)
+        return logits, rows.new
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """Names of those that cache keys and values, in order."""
+        return tuple(c.name for c in self.calls if c.op.__name__ == "Attend" and len(c.sources) > 2)
+
+    @property
+    def input_quant(self) -> ActQuant | None:
+        """The client's grid of features; None where inputs are token ids."""
+        module = dict(self._made).get(INPUT)
+        return module.quant if isinstance(module, QuantFeatures) else None
+
+    def _keep(self, x: Tensor) -> Grid | None:
+        """Codes (B, T): 0 where a token is padding, else 1."""
+        padding = self.model_config.padding
+        if padding is None:
+            return None
+        kept = torch.ones(self.model_config.vocabulary or 0)
+        kept[padding] = 0.0
+        one = torch.tensor(1.0)
+        return Grid(quantize_to(constant(kept)[x], one, 2), one, torch.tensor(0.0), one)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`."""
@@ -138,7 +107,17 @@ class QuantTransformer(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> QuantTransformer:
         """Inverse of `save_pretrained`, in eval mode."""
         with load_folder(folder, KIND) as (settings, weights):
-            model = TransformerConfig.from_dict(settings["model"])
-            qat = cls(model, QuantConfig.from_dict(settings["quant"]))
-            qat.load_state_dict(weights)
-        return qat.eval()
+            model = ModelConfig.from_dict(settings["model"])
+            twin = cls(model, QuantConfig.from_dict(settings["quant"]))
+            twin.load_state_dict(weights)
+        return twin.eval()
+
+
+def _register(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module under its dotted name, and empty ones where its parents are missing."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = getattr(root, parent)
+    root.add_module(last, module)
