@@ -3,7 +3,9 @@
 from torusformer.models.checkpoint import read_settings
 from torusformer.models.config import ModelConfig
 from torusformer.models.presets import preset_names
-from torusformer.models.tasks import TASKS, Task, load_task, to_images, to_tokens
+from torusformer.models.samples import to_images, to_tokens
+from torusformer.models.task import Task
+from torusformer.models.tasks import TASKS, load_task
 from torusformer.models.transformer import Transformer
 
 __all__ = [

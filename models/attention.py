@@ -93,13 +93,12 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         heads, groups = config.heads, config.key_heads
-        table = config.attention == "table"
-        score_dim = config.code_groups if table else config.score_dim
-        self.query = nn.Linear(config.dim, heads * score_dim)
-        self.key = nn.Linear(config.dim, groups * score_dim)
+        self.query = nn.Linear(config.dim, heads * config.key_dim)
+        self.key = nn.Linear(config.dim, groups * config.key_dim)
         self.value = nn.Linear(config.dim, groups * config.head_value_dim)
         self.out = nn.Linear(heads * config.head_value_dim, config.dim)
-        self.tables = nn.Parameter(product_tables(heads, score_dim)) if table else None
+        table = config.attention == "table"
+        self.tables = nn.Parameter(product_tables(heads, config.key_dim)) if table else None
         self.distance_bias = distance_bias(config)
 
     def forward(self, x: Tensor, query: Tensor | None = None, keep: Tensor | None = None) -> Tensor:

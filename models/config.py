@@ -154,18 +154,18 @@ class ModelConfig(Config):
 
     @property
     def score_dim(self) -> int:
-        """Dimensions of a query and a key of one head; of table attention, its codes."""
+        """Dimensions of a query and a key of one head."""
         return self.head_dim if self.head_dim is not None else self.dim // self.heads
+
+    @property
+    def key_dim(self) -> int:
+        """Numbers that a query and a key of one head consist of: dimensions, or codes."""
+        return (self.groups or TABLE_CODES) if self.attention == "table" else self.score_dim
 
     @property
     def head_value_dim(self) -> int:
         """Dimensions of a value of one head."""
         return self.value_dim if self.value_dim is not None else self.score_dim
-
-    @property
-    def code_groups(self) -> int:
-        """Codes a head of table attention."""
-        return self.groups or TABLE_CODES
 
     @property
     def outputs(self) -> int:

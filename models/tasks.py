@@ -1,140 +1,19 @@
-"""Named data sets: a name or a file in, a frozen `Task` with a fixed held-out split out."""
+"""Named tasks: a name, perhaps a file of the user's, and the shape of an input in; a `Task` out."""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from torusformer import InputError
+from torusformer.models.samples import load_digits_task
+from torusformer.models.task import Task
+from torusformer.models.words import load_words_task
 
-FloatArray = NDArray[np.float32]
-LabelArray = NDArray[np.int64]
-TASKS = ("digits",)
-HELD_OUT = 0.25
+Loader = Callable[[str | Path | None, tuple[int, int] | None, tuple[int, ...] | None], Task]
 
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Training and held-out samples of shape (N, tokens, features), in the data's own units.
-
-    `labels[i]` is the name of class i; `patch` tells how images were cut; `source` is where the
-    samples come from.
-    """
-
-    name: str
-    x_train: FloatArray
-    y_train: LabelArray
-    x_test: FloatArray
-    y_test: LabelArray
-    labels: tuple[str, ...]
-    patch: tuple[int, int] | None
-    source: str
-
-    @property
-    def input_shape(self) -> tuple[int, int]:
-        """(tokens, features) of one sample."""
-        return (int(self.x_train.shape[1]), int(self.x_train.shape[2]))
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.labels)
-
-    @property
-    def input_scale(self) -> float:
-        """Largest magnitude in the training samples."""
-        return float(np.abs(self.x_train).max()) or 1.0
-
-
-def to_tokens(images: FloatArray, patch: tuple[int, int]) -> FloatArray:
-    """Cut images (N, H, W) into tokens (N, H/r * W/c, r * c), row by row.
-
-    >>> to_tokens(np.arange(16, dtype=np.float32).reshape(1, 4, 4), (2, 2))[0, 0].tolist()
-    [0.0, 1.0, 4.0, 5.0]
-    """
-    (n, height, width), (r, c) = images.shape, patch
-    if height % r or width % c:
-        raise InputError(
-            f"images of {height}x{width} cannot be cut into patches of {r}x{c};"
-            " choose a patch that divides both sides"
-        )
-    cut = images.reshape(n, height // r, r, width // c, c).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(cut.reshape(n, -1, r * c))
-
-
-def to_images(tokens: FloatArray, patch: tuple[int, int], height: int) -> FloatArray:
-    """Inverse of `to_tokens` for images of `height` rows."""
-    (n, count, _), (r, c) = tokens.shape, patch
-    rows = height // r
-    cut = tokens.reshape(n, rows, count // rows, r, c).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(cut.reshape(n, height, -1))
-
-
-def _read_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    with np.load(path, allow_pickle=False) as archive:
-        missing = [k for k in ("x", "y") if k not in archive]
-        if missing:
-            raise InputError(
-                f"{path} has no array {missing[0]!r}; save it with numpy.savez(path, x=..., y=...)"
-            )
-        return archive["x"], archive["y"]
-
-
-def _read_csv(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets mark the byte order
-        reader = csv.reader(file, skipinitialspace=True, strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
-    (_, header), *rows = [line for line in lines if line[1] not in ([], [""])] or [(0, [])]
-    if "label" not in header:
-        raise InputError(f"{path} has no column 'label'; name the class column that in its header")
-    column = header.index("label")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise InputError(
-                f"{path}, row {number}: {len(row)} cells under {len(header)} headings; mend the row"
-            )
-    try:
-        x = [[float(v) for i, v in enumerate(row) if i != column] for _, row in rows]
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; every column but 'label' must hold numbers") from None
-    return np.asarray(x, dtype=np.float32), np.asarray([row[column] for _, row in rows])
-
-
-def _read(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; give a .npz with x and y, or a .csv with 'label'")
-    readers = {".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: cannot read {path.suffix or 'it'}; give a .npz or a .csv")
-    try:
-        return readers[path.suffix.lower()](path)
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, unicode, pickle refused: all mean an unreadable file
-        raise InputError(f"{path} cannot be read ({error}); write it again") from None
-
-
-def _shape_samples(
-    x: FloatArray, patch: tuple[int, int] | None, shape: tuple[int, int] | None, source: str
-) -> FloatArray:
-    if shape is not None and x.shape[1:] == shape:
-        return x
-    if x.ndim == 2 and patch is not None and (side := round(x.shape[1] ** 0.5)) ** 2 == x.shape[1]:
-        x = x.reshape(len(x), side, side)
-    if x.ndim == 3 and patch is not None:
-        x = to_tokens(x, patch)
-    if x.ndim == 2 and shape is not None and x.shape[1] == shape[0] * shape[1]:
-        x = x.reshape(len(x), *shape)
-    if x.ndim != 3 or (shape is not None and x.shape[1:] != shape):
-        raise InputError(
-            f"{source}: samples of shape {x.shape[1:]} do not fit the model's input"
-            f" {shape or '(tokens, features)'}; reshape them or change tokens, features or patch"
-        )
-    return x
+TASKS: Mapping[str, Loader] = {"digits": load_digits_task, "words": load_words_task}
+PRESET_OF: Mapping[str, str] = {"digits": "digits-small", "words": "words"}  # where none is named
 
 
 def load_task(
@@ -142,39 +21,13 @@ def load_task(
     data: str | Path | None = None,
     *,
     patch: tuple[int, int] | None = None,
-    input_shape: tuple[int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Task:
-    """A task by name; `data` replaces its samples by a file of the user's.
+    """A task by name; `data` replaces its samples by a file of the user's, see its loader.
 
-    The file is a .npz with `x` (N, tokens, features), (N, height, width) or flat, and `y` (N,);
-    or a .csv with a column `label`. A quarter, stratified, is held out; the split is fixed.
+    Raises:
+        InputError: there is no such task, or the samples cannot be read or do not fit.
     """
     if name not in TASKS:
         raise InputError(f"no task named {name!r}; choose one of {', '.join(TASKS)}")
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    if data is None:
-        raw, y, source = load_digits().images, load_digits().target, "sklearn.datasets.load_digits"
-        patch = patch or (1, 8)
-    else:
-        (raw, y), source = _read(Path(data)), str(data)
-    if raw.dtype.kind not in "biuf" or raw.ndim not in (2, 3):
-        raise InputError(f"{source}: x is {raw.dtype}, rank {raw.ndim}; give numbers, rank 2 or 3")
-    if y.ndim != 1 or len(y) != len(raw):
-        raise InputError(f"{source}: {len(raw)} samples but y has shape {y.shape}; give one each")
-    if not np.isfinite(raw).all():
-        raise InputError(f"{source}: x holds NaN or infinity; remove those samples")
-    names, classes = np.unique(y, return_inverse=True)
-    counts = np.bincount(classes)
-    if len(names) < 2 or counts.min() < 4:
-        raise InputError(
-            f"{source}: {len(names)} classes, the rarest with {counts.min()} samples; give at least"
-            " two classes of four samples each"
-        )
-    x = _shape_samples(raw.astype(np.float32), patch, input_shape, source)
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, classes.astype(np.int64), test_size=HELD_OUT, stratify=classes, random_state=0
-    )
-    labels = tuple(str(n) for n in names)
-    return Task(name, x_train, y_train, x_test, y_test, labels, patch, source)
+    return TASKS[name](data, patch, input_shape)

@@ -10,53 +10,19 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from torusformer import InputError
+from torusformer.models.task import UNKNOWN, LabelArray, Task
 
 MARK = "\n"
-IGNORED = -1  # as a target: there is no token to foretell
 MOST_CHARACTERS = 64
 _WORD = re.compile(r"\b[a-z]{2,12}\b")
 _SHUFFLE = 42
 
-
-@dataclass(frozen=True, eq=False)
-class Sequences:
-    """`tokens` (N, context) and `targets`, the token after each; where a row ends, `IGNORED`."""
-
-    tokens: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of sequences."""
-        return len(self.tokens)
-
-    @property
-    def count(self) -> int:
-        """Number of tokens to foretell."""
-        return int((self.targets != IGNORED).sum())
-
-
-@dataclass(frozen=True, eq=False)
-class WordsTask:
-    """Training and held-out sequences; `labels[i]` is the character that token i stands for."""
-
-    name: str
-    train: Sequences
-    dev: Sequences
-    test: Sequences
-    labels: tuple[str, ...]
-    context: int
-    source: str
-
-    def encode(self, text: str) -> list[int]:
-        """The mark and then the tokens of `text`; an InputError names what is not known."""
-        return encode(text, self.labels)
+Pair = tuple[LabelArray, LabelArray]  # tokens (N, context), and the token after each
 
 
 def encode(text: str, labels: Sequence[str]) -> list[int]:
@@ -89,12 +55,19 @@ def embedded_words() -> list[str]:
     return sorted({word for text in topics.values() for word in _WORD.findall(text)})
 
 
-def load_words(data: str | Path | None = None, *, context: int) -> WordsTask:
+def load_words_task(
+    data: str | Path | None, patch: tuple[int, int] | None, input_shape: tuple[int, ...] | None
+) -> Task:
     """The task `words`; `data` replaces the embedded words by a file of the user's.
+
+    `input_shape` is (tokens,): how many a sequence has.
 
     Of words 80 % are for training, 10 % for development and 10 % for a last test, after a shuffle
     that is always the same; of a text its first 80 %, the next 10 % and the last.
     """
+    if patch is not None or input_shape is None or len(input_shape) != 1:
+        raise InputError("words are token ids; give a model of a vocabulary, not of features")
+    (context,) = input_shape
     if data is None:
         return _of_words(embedded_words(), context, "pydoc_data.topics")
     path = Path(data)
@@ -110,7 +83,7 @@ def load_words(data: str | Path | None = None, *, context: int) -> WordsTask:
     return _of_words(lines, context, str(path))
 
 
-def _of_words(words: list[str], context: int, source: str) -> WordsTask:
+def _of_words(words: list[str], context: int, source: str) -> Task:
     labels = _labels("".join(words), source)
     if len(words) < 10:
         raise InputError(f"{source}: {len(words)} words; give at least ten")
@@ -119,11 +92,10 @@ def _of_words(words: list[str], context: int, source: str) -> WordsTask:
     first, second = int(0.8 * len(words)), int(0.9 * len(words))
     rows = [[*encode(word, labels), 0] for word in words]
     parts = (rows[:first], rows[first:second], rows[second:])
-    train, dev, test = (_sequences(part, context) for part in parts)
-    return WordsTask("words", train, dev, test, labels, context, source)
+    return _task([_sequences(part, context) for part in parts], labels, source)
 
 
-def _of_text(text: str, context: int, source: str) -> WordsTask:
+def _of_text(text: str, context: int, source: str) -> Task:
     labels = _labels(text.replace(MARK, ""), source)
     tokens = encode(text, labels)[1:]
     if len(tokens) < 10 * context:
@@ -132,13 +104,20 @@ def _of_text(text: str, context: int, source: str) -> WordsTask:
         )
     first, second = int(0.8 * len(tokens)), int(0.9 * len(tokens))
 
-    def cut(part: list[int]) -> Sequences:
+    def cut(part: list[int]) -> Pair:
         starts = range(0, len(part), context)
         return _sequences([[0, *part[i : i + context]] for i in starts], context)
 
     parts = tokens[:first], tokens[first:second], tokens[second:]
-    train, dev, test = (cut(part) for part in parts)
-    return WordsTask("words", train, dev, test, labels, context, source)
+    return _task([cut(part) for part in parts], labels, source)
+
+
+def _task(parts: Sequence[Pair], labels: tuple[str, ...], source: str) -> Task:
+    (x_train, y_train), (x_test, y_test), last = parts
+    return Task(
+        "words", x_train, y_train, x_test, y_test, labels, source,
+        vocabulary=labels, measure="nats", last=last,
+    )  # fmt: skip
 
 
 def _labels(text: str, source: str) -> tuple[str, ...]:
@@ -153,11 +132,11 @@ def _labels(text: str, source: str) -> tuple[str, ...]:
     return (MARK, *characters)
 
 
-def _sequences(rows: list[list[int]], context: int) -> Sequences:
+def _sequences(rows: list[list[int]], context: int) -> Pair:
     """Each row but its last token, and each but its first; longer ones are cut at the context."""
     tokens = np.zeros((len(rows), context), np.int64)
-    targets = np.full((len(rows), context), IGNORED, np.int64)
+    targets = np.full((len(rows), context), UNKNOWN, np.int64)
     for i, row in enumerate(rows):
         known, after = row[:-1][:context], row[1:][:context]
         tokens[i, : len(known)], targets[i, : len(after)] = known, after
-    return Sequences(tokens, targets)
+    return tokens, targets

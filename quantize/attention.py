@@ -77,7 +77,9 @@ class QuantAttention(nn.Module, ABC):
         else:
             q, k = split(q, model.heads), split(k, model.key_heads)
         terms, factor = self.find(q, k, split(v, model.key_heads), rows)
-        context = self.context_rounding(terms, rows.counts(terms.value.shape[-2])).value * factor
+        context = (
+            self.context_rounding.rows(terms, rows.counts(terms.value.shape[-2])).value * factor
+        )
         found = self.context_quant(context if self.gain is None else context * self.gain)
         merged = found.value.transpose(1, 2)
         return found._replace(value=merged.reshape(merged.shape[0], merged.shape[1], -1))

@@ -7,28 +7,35 @@ import math
 import torch
 from torch import Tensor, nn
 
+from torusformer import InputError
+
 
 class Augment:
-    """Shifts, turns and stretches each image a little; leaves other data alone."""
+    """Shifts, turns and stretches each image a little."""
 
     def __init__(
         self,
         patch: tuple[int, int] | None,
-        input_shape: tuple[int, int],
+        input_shape: tuple[int, ...],
         strength: float,
         generator: torch.Generator,
     ) -> None:
         """`strength` 1 is up to one pixel, ten degrees and a tenth in size, uniformly drawn."""
-        self.patch, self.strength, self.generator = patch, strength, generator
-        side = math.isqrt(input_shape[0] * input_shape[1])
-        self.side = side if side * side == input_shape[0] * input_shape[1] else 0
+        self.strength, self.generator = strength, generator
+        self.side = math.isqrt(math.prod(input_shape))
+        self.patch = patch or (1, 1)
+        if strength and (patch is None or self.side**2 != math.prod(input_shape)):
+            raise InputError(
+                f"augment is {strength}, which moves square images, and samples are {input_shape}"
+                f"{'' if patch else ' without a patch'}; set augment to 0"
+            )
 
     def _uniform(self, n: int, width: float) -> Tensor:
         return (torch.rand(n, generator=self.generator) * 2 - 1) * width * self.strength
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, tokens, features) to the same shape."""
-        if self.patch is None or not self.side or self.strength == 0:
+        if self.strength == 0:
             return x
         (r, c), side, n = self.patch, self.side, len(x)
         blocks = x.reshape(n, side // r, side // c, r, c)

@@ -10,12 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torusformer.models.norms import BatchNorm
 from torusformer.models.transformer import Transformer
-from torusformer.quantize.attention import QuantQueryAttention, QuantTableAttention, asked
 from torusformer.quantize.config import QuantConfig
-from torusformer.quantize.folded import skipped
-from torusformer.quantize.layers import RoundedLinear
 from torusformer.quantize.quantizers import ActQuant
 from torusformer.quantize.transformer import QuantTransformer
 
@@ -23,68 +19,10 @@ CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3
 
 
-def copy_linear(source: nn.Linear, target: RoundedLinear) -> None:
-    """Weight and bias."""
-    target.linear.weight.data.copy_(source.weight)
-    target.bias.data.copy_(source.bias)
-
-
-def copy_norm(source: nn.Module, target: nn.Module) -> None:
-    """Gain and shift; a float model without norms leaves the target as it is."""
-    if isinstance(source, nn.Identity):
-        return
-    gain, shift = source.folded() if isinstance(source, BatchNorm) else (source.weight, source.bias)
-    target.weight.data.copy_(gain)
-    target.bias.data.copy_(shift)
-
-
 @torch.no_grad()
 def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
-    """Quantize a trained float model; `calibrate` it next, then train on."""
-    qat = QuantTransformer(model.config, config)
-    if qat.folded is not None:
-        qat.folded.fold(model.eval())
-        return qat
-    # Scales of weights start from the weights, so these are copied before the first forward.
-    qat.embed.linear.weight.copy_(model.embed.weight.repeat_interleave(config.input_codes, dim=1))
-    qat.embed.bias.copy_(model.embed.bias)
-    qat.head.linear.weight[:, : model.config.dim] = model.head.weight
-    qat.head.bias.copy_(model.head.bias)
-    if model.config.skip:
-        linear, added = skipped(model, config.input_codes)
-        qat.head.linear.weight[:, model.config.dim :] = linear
-        qat.head.bias.add_(added)
-    copy_norm(model.norm, qat.norm)
-    qat.positions.copy_(model.positions)
-    for source, target in zip(model.blocks, qat.blocks, strict=True):
-        copy_norm(source.norm1, target.norm1)
-        copy_norm(source.norm2, target.norm2)
-        if isinstance(target.attention, QuantTableAttention):
-            target.attention.tables.copy_(source.attention.tables)
-        asks = isinstance(target.attention, QuantQueryAttention)
-        for name in ("value", "out") if asks else ("query", "key", "value", "out"):
-            copy_linear(getattr(source.attention, name), getattr(target.attention, name))
-        if asks:
-            target.query.copy_(model.query)
-            target.attention.score.linear.weight.copy_(asked(source.attention, model.query))
-        copy_linear(source.up, target.up)
-        copy_linear(source.down, target.down)
-    if model.config.norm == "layer" and config.fold_mean:
-        _fold_mean(qat)
-    return qat
-
-
-def _fold_mean(qat: QuantTransformer) -> None:
-    """Let nothing with a mean over channels into the residual stream; layer norms stay the same."""
-    writers = [qat.embed, *(w for b in qat.blocks for w in (b.attention.out, b.down))]
-    for layer in writers:
-        assert isinstance(layer, RoundedLinear)
-        layer.linear.weight.sub_(layer.linear.weight.mean(0))
-        layer.bias.sub_(layer.bias.mean())
-    qat.positions.sub_(qat.positions.mean(1, keepdim=True))
-    if isinstance(qat.blocks[-1].attention, QuantQueryAttention):
-        query = qat.blocks[-1].query
-        query.sub_(query.mean())
+    """Fold and quantize a trained float model; `calibrate` it next, then train on."""
+    return QuantTransformer(model.config, config, model)
 
 
 def best_scale(values: Tensor, lo: float, hi: float) -> float:
@@ -105,15 +43,16 @@ def best_scale(values: Tensor, lo: float, hi: float) -> float:
 
 
 @torch.no_grad()
-def calibrate(qat: QuantTransformer, x: NDArray[np.float32] | Tensor) -> None:
-    """Set every activation scale from samples `x` (N, tokens, features), first layer first.
+def calibrate(twin: QuantTransformer, x: NDArray[np.generic] | Tensor) -> None:
+    """Set every activation scale from samples x (N, tokens, features) or ids (N, T), first first.
 
     Quantizers on one grid (residual stream, scores and log-sums) pool what they see.
     """
     x = torch.as_tensor(x)[:CALIBRATION_SAMPLES]
-    set_scales(qat, lambda: qat(x))
-    scale = float(torch.exp2(qat.input_quant.log_scale))
-    qat.input_quant.set_scale(_off_ties(scale, x))
+    set_scales(twin, lambda: twin(x))
+    if twin.input_quant is not None:
+        scale = float(torch.exp2(twin.input_quant.log_scale))
+        twin.input_quant.set_scale(_off_ties(scale, x))
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class DecoderStep(nn.Module):
     def example(self) -> tuple[Tensor, ...]:
         """Arguments of the right shapes."""
         shape, count = self.model.model_config, self.position
-        key = torch.zeros(1, shape.key_heads * shape.score_dim)
+        key = torch.zeros(1, shape.key_heads * shape.key_dim)
         value = torch.zeros(1, shape.key_heads * shape.head_value_dim)
         cached = [part for _ in self.model.attentions for part in [key] * count + [value] * count]
         return (torch.zeros(1, 1, dtype=torch.int64), *cached)
@@ -70,7 +70,9 @@ class DecoderStep(nn.Module):
                   for quant in quants)
             )  # fmt: skip
         logits, new = self.model.run(token, cache)
-        entries = (part.value.reshape(1, -1) for name in self.model.attentions for part in new[name])
+        entries = (
+            part.value.reshape(1, -1) for name in self.model.attentions for part in new[name]
+        )
         return (logits.reshape(1, -1), *entries)
 
 

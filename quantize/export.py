@@ -13,20 +13,26 @@ from brevitas.export import export_qonnx as brevitas_export
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torusformer.quantize.causal import CausalDecoder
-from torusformer.quantize.decoder_step import DecoderStep
+from torusformer.quantize.decoding import DecoderStep
 from torusformer.quantize.transformer import QuantTransformer
 
 OPSET = 16
+TOKEN_INPUT = "tokens"  # the property of a graph that says how token ids are sent
 
 
 @torch.no_grad()
 def export_qonnx(
-    qat: QuantTransformer, example: NDArray[np.float32] | Tensor, path: str | Path
+    twin: QuantTransformer, example: NDArray[np.generic] | Tensor, path: str | Path
 ) -> onnx.ModelProto:
-    """Write the QONNX graph for one sample; `example` is (1, tokens, features) or a batch."""
-    sample = torch.as_tensor(example, dtype=torch.float32)[:1]
-    return export_graph(qat, (sample,), path, ["x"], ["logits"])
+    """Write the QONNX graph for one sample; `example` is that sample, shape (1, …), or a batch."""
+    sample = torch.as_tensor(example)[:1]
+    if twin.model_config.vocabulary is not None:
+        graph = export_graph(twin, (sample,), path, ["tokens"], ["logits"])
+        how = twin.config.token_input or "one-hot"
+        onnx.helper.set_model_props(graph, {TOKEN_INPUT: how})
+        onnx.save(graph, str(path))
+        return graph
+    return export_graph(twin, (sample.to(torch.float32),), path, ["x"], ["logits"])
 
 
 @torch.no_grad()
@@ -39,7 +45,6 @@ def export_graph(
 ) -> onnx.ModelProto:
     """Write the QONNX graph of a model that takes `example`."""
     model.eval()
-    model(*example)  # proves the ranges that export reads
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns about each constant, on purpose here
         brevitas_export(
@@ -54,9 +59,10 @@ def export_graph(
     return onnx.load(str(path))
 
 
-def export_steps(decoder: CausalDecoder, folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Write the graph of every step, one position after the other: `step.3.qonnx.onnx`."""
-    for position in range(decoder.model.context):
-        step, name = DecoderStep(decoder, position), f"step.{position}"
+def export_steps(twin: QuantTransformer, folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Write the graph of the step at every position, one after the other: `step.3.qonnx.onnx`."""
+    for position in range(twin.model_config.tokens):
+        step = DecoderStep(twin, position)
+        name = f"step.{position}"
         path = folder / f"{name}.qonnx.onnx"
         yield name, export_graph(step, step.example(), path, step.input_names, step.output_names)

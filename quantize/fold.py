@@ -182,9 +182,7 @@ class _Fusion:
             return {}
         embed, code = graph["embed"], graph["stream_quant"]
         assert isinstance(embed, Affine) and isinstance(code, Code)
-        self.norm = next(
-            (op for op in graph.readers(code.name) if isinstance(op, Normalize)), None
-        )
+        self.norm = next((op for op in graph.readers(code.name) if isinstance(op, Normalize)), None)
         gain = torch.ones_like(embed.bias) if self.norm is None else self.norm.weight
         shift = torch.zeros_like(embed.bias) if self.norm is None else self.norm.bias
         new = _Map({INPUT: embed.weights[0]}, embed.bias, embed.positions)
@@ -236,7 +234,7 @@ class _Fusion:
             if name in self.graph.of_tokens():  # several tokens meet: no longer known in the clear
                 self.extra[EMBEDDED] = Code(EMBEDDED, (name,), "activation")
                 name = EMBEDDED
-            pool = Pool(f"{name}.pool", (name,))
+            pool = Pool(f"{name}_pool", (name,))
             self.extra[pool.name] = pool
             parts[pool.name] = weight
         bias = tokens.bias

@@ -188,22 +188,21 @@ def _add_block(
     """One block; the name of the stream behind it."""
     config, attention, post = block.config, block.attention, block.config.post_norm
     read = stream if post else add(_norm(f"{name}.norm1", stream, block.norm1))
-    inner = f"{name}.attention"
 
     def project(part: str) -> str:
         layer = getattr(attention, part)
-        return add(Affine(f"{inner}.{part}", (read,), (layer.weight,), layer.bias))
+        return add(Affine(f"{name}.{part}", (read,), (layer.weight,), layer.bias))
 
     if query is None:
         sources = tuple(project(part) for part in ("query", "key", "value"))
     else:
-        score = add(Affine(f"{inner}.score", (read,), *_asked(attention, query)))
+        score = add(Affine(f"{name}.score", (read,), *_asked(attention, query)))
         sources = (score, project("value"))
     tables, bias = attention.tables, attention.distance_bias
-    found = add(Attend(inner, sources, query is not None, tables, bias))
+    found = add(Attend(f"{name}.attention", sources, query is not None, tables, bias))
     out = attention.out
     shift = out.bias if query is None else out.bias + query[0]
-    found = add(Affine(f"{inner}.out", (found,), (out.weight,), shift))
+    found = add(Affine(f"{name}.out", (found,), (out.weight,), shift))
     if query is None:
         branch = add(Code(f"{name}.attention_quant", (found,), "branch"))
         stream = add(Residual(f"{name}.attended", (stream, branch)))
@@ -216,9 +215,7 @@ def _add_block(
     up = add(Affine(f"{name}.up", (read,), (block.up.weight,), block.up.bias))
     if block.gate is not None:
         gate = add(Affine(f"{name}.gate", (read,), (block.gate.weight,), block.gate.bias))
-        up, gate = (
-            add(Code(f"{value}_quant", (value,), "factor")) for value in (up, gate)
-        )
+        up, gate = (add(Code(f"{value}_quant", (value,), "factor")) for value in (up, gate))
         up = add(Activate(f"{name}.activation", (gate, up)))
     else:
         up = add(Activate(f"{name}.activation", (up,)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import brevitas.nn as qnn
 import torch
 from brevitas.function.ops_ste import round_ste
-from brevitas.quant_tensor import QuantTensor
+from brevitas.proxy.parameter_quant import DecoupledWeightQuantWithInputProxyFromInjector
 from torch import Tensor, nn
 
 from torusformer.quantize.config import QuantConfig
@@ -65,29 +65,24 @@ class AccumulatorRounding(nn.Module):
         return Grid(value, scale, lo, hi)
 
 
-class RowRounding(nn.Module):
-    """`AccumulatorRounding` of sums over as many tokens as each row sees.
+class RowRounding(AccumulatorRounding):
+    """Rounds sums over as many tokens as each row sees.
 
     A row has as many terms as tokens behind it, and so has its proved range: each is rounded as
     the step of that position will round it when the model writes.
     """
 
-    def __init__(self, bit_width: int) -> None:
-        """`bit_width` is the widest span of integers that may come out of any row."""
-        super().__init__()
-        self.rounding = AccumulatorRounding(bit_width)
-
-    def forward(self, x: Grid, counts: Sequence[int]) -> Grid:
+    def rows(self, x: Grid, counts: Sequence[int]) -> Grid:
         """(..., R, n) to the same shape; `x.lo` and `x.hi` bound one of the counts[r] terms.
 
         The scale of the result, and its range, are one a row where counts differ.
         """
         if len(set(counts)) == 1:
-            return self.rounding(x._replace(lo=x.lo * counts[0], hi=x.hi * counts[0]))
+            return self(x._replace(lo=x.lo * counts[0], hi=x.hi * counts[0]))
         parts = []
         for i, count in enumerate(counts):
             row = Grid(x.value[..., i, :], x.scale, x.lo * count, x.hi * count)
-            parts.append(self.rounding(row))
+            parts.append(self(row))
         return Grid(
             torch.stack([part.value for part in parts], dim=-2),
             torch.stack([part.scale.reshape(()) for part in parts])[:, None],
@@ -169,18 +164,15 @@ class RoundedLinear(nn.Module):
 
     def accumulate(self, x: Grid) -> Grid:
         """The bare sum and its proved range a channel."""
-        quant_input = x.as_quant_tensor(training=self.training)
-        weight = quantized_weight(self.linear, quant_input)
+        weight, weight_scale = quantized_weight(self.linear, x, training=self.training)
         with torch.no_grad():
-            w = torch.round(weight.value / weight.scale)
+            w = torch.round(weight / weight_scale)
             up, down = w.clamp(min=0).sum(1), w.clamp(max=0).sum(1)
             lo, hi = up * x.lo + down * x.hi, up * x.hi + down * x.lo
-        scale = weight.scale.reshape(-1) * x.scale
+        scale = weight_scale.reshape(-1) * x.scale
         if torch.onnx.is_in_onnx_export():
             return Grid(self.linear(x.value), constant(scale), constant(lo), constant(hi))
-        if self.training:
-            return Grid(nn.functional.linear(x.value, weight.value), scale, lo, hi)
-        return Grid(self.linear(quant_input), scale, lo, hi)
+        return Grid(nn.functional.linear(x.value, weight), scale, lo, hi)
 
     def forward(self, x: Grid, known: Tensor | None = None, first: int = 0) -> Tensor:
         """(..., T, in), and what is known of each token (..., T, k), to (..., T, out).
@@ -238,10 +230,10 @@ class TokenHead(nn.Module):
     def forward(self, x: Grid, known: Tensor | None = None) -> Tensor:
         """(..., in) and what is known of each token (..., k) to (..., out)."""
         offset = self.bias if self.token is None else self.token(known)
-        weight = quantized_weight(self.linear)
-        unit = (weight.scale * x.scale).reshape(())
+        weight, weight_scale = quantized_weight(self.linear, x, training=self.training)
+        unit = (weight_scale * x.scale).reshape(())
         if not torch.onnx.is_in_onnx_export():
-            logits = nn.functional.linear(x.value, weight.value)
+            logits = nn.functional.linear(x.value, weight)
             return logits + quantize_to(offset, unit.detach(), ROUND_BITS)
         unit = constant(unit)
         logits = self.linear(x.value) + quantize_to(offset, unit, ROUND_BITS)
@@ -249,14 +241,17 @@ class TokenHead(nn.Module):
         return quantize_to(logits, unit, ROUND_BITS)
 
 
-def quantized_weight(linear: qnn.QuantLinear, quant_input: QuantTensor | None = None) -> QuantTensor:
-    """A layer's integer weights and their scale, during export too, where it gives a graph node."""
-    proxy = linear.weight_quant
-    exporting, proxy.export_mode = proxy.export_mode, False
-    try:
-        return linear.quant_weight(quant_input)
-    finally:
-        proxy.export_mode = exporting
+def quantized_weight(linear: qnn.QuantLinear, x: Grid, *, training: bool) -> tuple[Tensor, Tensor]:
+    """A layer's quantized weights (out, in) and their scale, also while it is being exported.
+
+    Accumulator-aware quantizers ask for the width and sign of the input.
+    """
+    proxy, about = linear.weight_quant, ()
+    if isinstance(proxy, DecoupledWeightQuantWithInputProxyFromInjector):
+        given = x.as_quant_tensor(training=training)
+        about = (given.bit_width, given.signed)
+    value, scale, *_ = proxy.tensor_quant(constant(linear.weight), *about)
+    return value, scale
 
 
 def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:

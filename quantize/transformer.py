@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +70,9 @@ class QuantTransformer(nn.Module):
         modules = dict(self._made)
         for name, op, sources in self.calls:
             read = [values[source] for source in sources]
-            values[name] = RULES[op].run(modules.get(name), read, rows.of(name), x)
+            call = partial(RULES[op].run, modules.get(name), read, rows.of(name), x)
+            block = name.rpartition(".")[0]
+            values[name] = self.get_submodule(block)(call) if block else call()
         logits = values[self.calls[-1].name]
         assert isinstance(logits, Tensor)
         return logits, rows.new
@@ -113,11 +117,17 @@ class QuantTransformer(nn.Module):
         return twin.eval()
 
 
+class QuantBlock(nn.Module):
+    """The modules of one block; called around each of them, so that graphs name it."""
+
+    def forward(self, call: Callable[[], Grid | Tensor]) -> Grid | Tensor:
+        """What the call gives."""
+        return call()
+
+
 def _register(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module under its dotted name, and empty ones where its parents are missing."""
-    *parents, last = name.split(".")
-    for parent in parents:
-        if not hasattr(root, parent):
-            root.add_module(parent, nn.Module())
-        root = getattr(root, parent)
-    root.add_module(last, module)
+    """Put a module under its dotted name, in its block."""
+    block, _, last = name.rpartition(".")
+    if block and block not in dict(root.named_modules()):
+        _register(root, block, QuantBlock())
+    root.get_submodule(block).add_module(last, module)

@@ -52,7 +52,7 @@ class SoftmaxWeights(Weights):
         p, mask = self.score_quant(scores), rows.mask(scores.shape[2])
         e = self.exp_quant(_seen(torch.exp(p.value), mask))
         summed = e._replace(value=e.value.sum(-1, keepdim=True))
-        total = self.sum_rounding(summed, rows.counts(scores.shape[2]))
+        total = self.sum_rounding.rows(summed, rows.counts(scores.shape[2]))
         # Half a unit more: the logarithm of a sum that rounds to zero stays finite.
         log = self.log_quant(torch.log(total.value + constant(0.5 * total.scale)))
         difference = Grid(p.value - log.value, p.scale, p.lo - log.hi, p.hi - log.lo)

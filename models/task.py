@@ -1,0 +1,103 @@
+"""What a model is trained on: samples with a fixed held-out part, a loss and a measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from torusformer.models.config import ModelConfig
+
+FloatArray = NDArray[np.float32]
+LabelArray = NDArray[np.int64]
+Measure = Literal["accuracy", "nats"]
+UNKNOWN = -1  # as a target: there is no token to foretell
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Training and held-out samples, in the data's own units.
+
+    Samples are (N, tokens, features) numbers or (N, tokens) token ids; targets are classes (N,),
+    or the token after each (N, tokens), `UNKNOWN` where a row ends. `labels[i]` names output i,
+    `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `source` where
+    the samples come from. `measure` is the share of right classes, or the mean negative
+    log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
+    which neither training nor choosing knows anything.
+    """
+
+    name: str
+    x_train: FloatArray | LabelArray
+    y_train: LabelArray
+    x_test: FloatArray | LabelArray
+    y_test: LabelArray
+    labels: tuple[str, ...]
+    source: str
+    patch: tuple[int, int] | None = None
+    vocabulary: tuple[str, ...] | None = None
+    measure: Measure = "accuracy"
+    last: tuple[LabelArray, LabelArray] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(tokens, features) or (tokens,) of one sample."""
+        return tuple(int(n) for n in self.x_train.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+    @property
+    def input_scale(self) -> float:
+        """Largest magnitude in the training samples."""
+        return float(np.abs(self.x_train).max()) or 1.0
+
+    def fitted(self, model: ModelConfig) -> ModelConfig:
+        """A model's shape with the inputs and outputs of these samples."""
+        if self.vocabulary is None:
+            changes: dict[str, object] = {"input_scale": self.input_scale}
+        else:
+            changes = {"vocabulary": len(self.vocabulary), "tokens": self.input_shape[0]}
+        if self.measure == "accuracy":
+            changes["num_classes"] = self.num_classes
+        return model.replace(**changes)
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training samples once, shuffled, about `size` at a time, with their targets."""
+        x, y = torch.from_numpy(self.x_train), torch.from_numpy(self.y_train)
+        for index in torch.randperm(len(x), generator=generator).chunk(math.ceil(len(x) / size)):
+            yield _trimmed(x[index], y[index])
+
+    def batch_count(self, size: int) -> int:
+        """How many `batches` gives."""
+        count = math.ceil(len(self.x_train) / size)
+        return len(torch.arange(len(self.x_train)).chunk(count))
+
+    def measured(self, logits: Tensor, y: Tensor) -> float:
+        """The measure, summed up over all known targets."""
+        flat, known = known_targets(logits, y)
+        if self.measure == "accuracy":
+            return float((flat.argmax(-1) == known).sum())
+        return float(F.cross_entropy(flat, known, reduction="sum"))
+
+
+def known_targets(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (..., C) of the targets (...) that are known, in rows (n, C), and those (n,)."""
+    known = y != UNKNOWN
+    return logits[known], y[known]
+
+
+def _trimmed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without the last columns, in which no row foretells anything."""
+    if y.ndim == 1:
+        return x, y
+    length = int((y != UNKNOWN).any(0).sum())
+    return x[:, :length], y[:, :length]
