@@ -40,27 +40,31 @@ class Found(NamedTuple):
     factor: Tensor | float = 1.0
 
 
+class Setting(NamedTuple):
+    """What an attention is made from.
+
+    `known` says that queries, keys and values depend on a token and its position alone,
+    `share_scale_of` puts what heads find on the grid of another code.
+    """
+
+    model: ModelConfig
+    config: QuantConfig
+    op: Attend
+    known: bool
+    share_scale_of: ActQuant | None
+
+
 class QuantAttention(nn.Module, ABC):
     """What all kinds have: values, their sums, the codes of what heads find."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: QuantConfig,
-        op: Attend,
-        *,
-        known: bool,
-        share_scale_of: ActQuant | None = None,
-    ) -> None:
-        """`known` says that queries, keys and values depend on a token and its position alone.
-
-        `share_scale_of` puts what heads find on the grid of another code.
-        """
+    def __init__(self, at: Setting) -> None:
+        """Grids of values and of what heads find."""
         super().__init__()
-        self.model, self.known = model, known
+        config, model = at.config, at.model
+        self.model, self.known = model, at.known
         self.value_quant = ActQuant(config.value_bit_width, narrow=config.value_narrow)
         self.context_rounding = RowRounding(config.accumulator_bit_width)
-        self.context_quant = build_activation(config, share_scale_of=share_scale_of)
+        self.context_quant = build_activation(config, share_scale_of=at.share_scale_of)
         self.gain = (
             nn.Parameter(torch.ones(model.heads, 1, model.head_value_dim)) if config.gains else None
         )
@@ -102,23 +106,16 @@ class QuantAttention(nn.Module, ABC):
 class ProductAttention(QuantAttention):
     """Every token weighs every token by the product of its query and their keys."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: QuantConfig,
-        op: Attend,
-        *,
-        known: bool,
-        share_scale_of: ActQuant | None = None,
-    ) -> None:
-        """Queries and keys beside what all attention has; rotations of codes are looked up again."""
-        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+    def __init__(self, at: Setting) -> None:
+        """Queries and keys besides; codes that are turned are looked up again."""
+        super().__init__(at)
+        model, config, op = at[:3]
         bits = config.score_bit_width
         self.query_quant, self.key_quant = (
             ActQuant(bits, narrow=config.score_narrow) for _ in range(2)
         )
         self.turns = rotations(model)
-        if self.turns is not None and not known:
+        if self.turns is not None and not at.known:
             self.before_turn = nn.ModuleList(ActQuant(bits, narrow=True) for _ in range(2))
         self.score_rounding = AccumulatorRounding(config.accumulator_bit_width)
         self.distance_bias = (
@@ -159,18 +156,10 @@ class ProductAttention(QuantAttention):
 class AskedAttention(QuantAttention):
     """Attention of one learned query: with it folded into the keys, scores are linear in tokens."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: QuantConfig,
-        op: Attend,
-        *,
-        known: bool,
-        share_scale_of: ActQuant | None = None,
-    ) -> None:
+    def __init__(self, at: Setting) -> None:
         """Weights beside what all attention has."""
-        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
-        self.weights = WEIGHTS[model.attention](config)
+        super().__init__(at)
+        self.weights = WEIGHTS[at.model.attention](at.config)
 
     def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
         """`q` are the scores (B, h, 1, T)."""
@@ -180,17 +169,10 @@ class AskedAttention(QuantAttention):
 class TableAttention(QuantAttention):
     """Scores from learned tables: one bootstrap a pair of codes and group, and no product."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: QuantConfig,
-        op: Attend,
-        *,
-        known: bool,
-        share_scale_of: ActQuant | None = None,
-    ) -> None:
+    def __init__(self, at: Setting) -> None:
         """Codes are whole numbers from 0 to 3; entries of the tables have a grid of their own."""
-        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        super().__init__(at)
+        model, config, op = at[:3]
         assert op.tables is not None, "the kind of attention that has them"
         self.query_quant, self.key_quant = (ActQuant(2, signed=False) for _ in range(2))
         for quant in (self.query_quant, self.key_quant):
@@ -231,17 +213,10 @@ class TableAttention(QuantAttention):
 class Inhibitor(QuantAttention):
     """sum_j relu(v_j - z_ij) of distances z: subtractions and tables, no product at all."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: QuantConfig,
-        op: Attend,
-        *,
-        known: bool,
-        share_scale_of: ActQuant | None = None,
-    ) -> None:
+    def __init__(self, at: Setting) -> None:
         """Queries share a grid with keys, distances with values."""
-        super().__init__(model, config, op, known=known, share_scale_of=share_scale_of)
+        super().__init__(at)
+        config = at.config
         bits, value_bits = config.score_bit_width, config.value_bit_width
         self.query_quant = ActQuant(bits)
         self.key_quant = ActQuant(bits, share_scale_of=self.query_quant)

@@ -28,7 +28,7 @@ from torusformer.quantize.graph import (
 
 @torch.no_grad()
 def evaluate(graph: Graph, x: Tensor) -> Tensor:
-    """Logits of samples x, (B, tokens, features) or ids (B, T), as `Transformer.forward` in eval."""
+    """Logits of x, (B, tokens, features) or ids (B, T), as `Transformer.forward` in eval mode."""
     values: dict[str, Tensor] = {}
     padding = graph.model.padding
     keep = None if padding is None else (x != padding).to(torch.float32)

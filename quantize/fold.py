@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from torusformer import InputError
-from torusformer.models.transformer import pooled
+from torusformer.models.config import ModelConfig
+from torusformer.models.transformer import Transformer, pooled
 from torusformer.quantize.config import Rewrite
 from torusformer.quantize.graph import (
     INPUT,
@@ -37,6 +38,7 @@ from torusformer.quantize.graph import (
     Op,
     Pool,
     Residual,
+    graph_of,
 )
 
 EMBEDDED = "embed_quant"
@@ -120,8 +122,10 @@ class _Map:
         parts = dict(self.parts)
         for name, weight in other.parts.items():
             parts[name] = parts[name] + weight if name in parts else weight
-        both = [p for p in (self.positions, other.positions) if p is not None]
-        return _Map(parts, self.bias + other.bias, sum(both) if both else None)
+        at = self.positions
+        if other.positions is not None:
+            at = other.positions if at is None else at + other.positions
+        return _Map(parts, self.bias + other.bias, at)
 
     def then(self, weight: Tensor, bias: Tensor | float = 0.0) -> _Map:
         parts = {name: weight @ part for name, part in self.parts.items()}
@@ -268,3 +272,10 @@ REWRITES: Mapping[Rewrite, Callable[[Graph], Graph | None]] = {
     "mean": fold_mean,
     "affine": fuse_affine,
 }
+
+
+def foldable(model: ModelConfig) -> tuple[Rewrite, ...]:
+    """The rewrites whose pattern stands in models of this shape."""
+    with torch.random.fork_rng():
+        graph = read_tokens_directly(graph_of(Transformer(model).eval()))
+    return tuple(name for name, rewrite in REWRITES.items() if rewrite(graph) is not None)

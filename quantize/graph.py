@@ -173,12 +173,14 @@ def graph_of(model: Transformer) -> Graph:
         stream = add(Pool("pool_sum", (stream,)))
     if not config.post_norm:
         stream = add(_norm("norm", stream, model.norm))
-    sources, weights, bias = (stream,), (model.head.weight,), model.head.bias
+    sources: tuple[str, ...] = (stream,)
+    weights: tuple[Tensor, ...] = (model.head.weight,)
+    shift: Tensor = model.head.bias
     if config.skip:
         row = add(InARow("input_row", (INPUT,)))
         linear, added = _skipped(model)
-        sources, weights, bias = (stream, row), (*weights, linear), bias + added
-    add(Head("head", sources, weights, bias))
+        sources, weights, shift = (stream, row), (*weights, linear), shift + added
+    add(Head("head", sources, weights, shift))
     return Graph(config, tuple(_detached(op) for op in ops))
 
 
@@ -186,7 +188,7 @@ def _add_block(
     add: Callable[[Op], str], block: Block, name: str, stream: str, query: Tensor | None
 ) -> str:
     """One block; the name of the stream behind it."""
-    config, attention, post = block.config, block.attention, block.config.post_norm
+    attention, post = block.attention, block.config.post_norm
     read = stream if post else add(_norm(f"{name}.norm1", stream, block.norm1))
 
     def project(part: str) -> str:
@@ -257,7 +259,7 @@ def _skipped(model: Transformer) -> tuple[Tensor, Tensor]:
     """What the head reads of embedded tokens, as one linear map of all inputs in a row."""
     assert isinstance(model.embed, nn.Linear)
     skip = model.skip.weight.unflatten(1, (model.config.tokens, -1))  # (classes, tokens, dim)
-    embedded = model.embed.bias
+    embedded: Tensor = model.embed.bias
     if model.positions is not None:
         embedded = embedded + model.positions
     return (skip @ model.embed.weight).flatten(1), (skip * embedded).sum((1, 2))

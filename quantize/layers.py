@@ -179,7 +179,8 @@ class RoundedLinear(nn.Module):
 
         `first` is the position of the first token.
         """
-        total, bias = self.accumulate(x), self.bias
+        total = self.accumulate(x)
+        bias: Tensor = self.bias
         if self.positions is not None:
             bias = bias + self.positions[first : first + x.value.shape[-2]]
         if self.token is not None:
@@ -229,7 +230,8 @@ class TokenHead(nn.Module):
 
     def forward(self, x: Grid, known: Tensor | None = None) -> Tensor:
         """(..., in) and what is known of each token (..., k) to (..., out)."""
-        offset = self.bias if self.token is None else self.token(known)
+        offset: Tensor | None = self.bias if self.token is None else self.token(known)
+        assert offset is not None
         weight, weight_scale = quantized_weight(self.linear, x, training=self.training)
         unit = (weight_scale * x.scale).reshape(())
         if not torch.onnx.is_in_onnx_export():
@@ -246,7 +248,8 @@ def quantized_weight(linear: qnn.QuantLinear, x: Grid, *, training: bool) -> tup
 
     Accumulator-aware quantizers ask for the width and sign of the input.
     """
-    proxy, about = linear.weight_quant, ()
+    proxy = linear.weight_quant
+    about: tuple[object, ...] = ()
     if isinstance(proxy, DecoupledWeightQuantWithInputProxyFromInjector):
         given = x.as_quant_tensor(training=training)
         about = (given.bit_width, given.signed)

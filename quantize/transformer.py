@@ -17,8 +17,10 @@ from torusformer.models.transformer import Transformer
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.fold import folded
 from torusformer.quantize.graph import INPUT, Op, graph_of
+from torusformer.quantize.parts import QuantFeatures
 from torusformer.quantize.quantizers import ActQuant, Grid, constant, quantize_to
-from torusformer.quantize.rules import RULES, QuantFeatures, Site
+from torusformer.quantize.rules import RULES
+from torusformer.quantize.site import Site
 from torusformer.quantize.walk import Cache, Entry, Rows, seen_tokens
 
 KIND = "torusformer.quant-transformer"

@@ -1,4 +1,4 @@
-"""Frozen configurations: plain settings in, checked ones or one sentence that names the cure out."""
+"""Frozen configurations: plain settings in, checked ones or one sentence with the cure out."""
 
 from __future__ import annotations
 

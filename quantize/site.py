@@ -1,0 +1,85 @@
+"""Where an operation stands in a folded graph: what its module needs to know of those around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from torusformer.models.config import ModelConfig
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.graph import (
+    Affine,
+    Attend,
+    Code,
+    Features,
+    Graph,
+    InARow,
+    Normalize,
+    Pool,
+)
+from torusformer.quantize.quantizers import ActQuant
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A graph, bit widths, and the modules `made` of earlier operations by name."""
+
+    graph: Graph
+    config: QuantConfig
+    made: Mapping[str, nn.Module]
+
+    @property
+    def model(self) -> ModelConfig:
+        """The shape of the float model."""
+        return self.graph.model
+
+    def known(self, name: str) -> bool:
+        """Whether a value depends on a token and its position alone."""
+        return name in self.graph.of_tokens()
+
+    def grid_of(self, name: str) -> ActQuant | None:
+        """The quantizer on whose grid a value lies; None of the input."""
+        op, module = self.graph[name], self.made.get(name)
+        match op:
+            case Code():
+                quant = module
+            case Normalize():
+                quant = getattr(module, "out_quant", None)
+            case Attend():
+                quant = getattr(module, "context_quant", None)
+            case Features() | InARow():
+                return None
+            case _:  # residual sums and pools
+                return self.grid_of(op.sources[0])
+        assert isinstance(quant, ActQuant), f"{name} is looked up"
+        return quant
+
+    def span(self, name: str) -> int:
+        """Highest less lowest integer of a value; of a mean over tokens, that of their sum."""
+        op = self.graph[name]
+        if isinstance(op, Pool) and (self.model.pooling or "mean") == "mean":
+            return self.model.tokens * self.span(op.sources[0])
+        quant = self.grid_of(name)
+        return self.config.input_span if quant is None else int(quant.hi - quant.lo)
+
+    def shared_grid(self, name: str) -> ActQuant | None:
+        """The grid of an earlier code that is summed up with this one by the same weights."""
+        together = {name}
+        maps = [op for op in self.graph.ops if isinstance(op, Affine) and len(op.sources) > 1]
+        while True:
+            read = [{self._origin(s) for s in op.sources} - {""} for op in maps]
+            met = together.union(*(codes for codes in read if codes & together))
+            if met == together:
+                break
+            together = met
+        earliest = next(op.name for op in self.graph.ops if op.name in together)
+        return None if earliest == name else self.grid_of(earliest)
+
+    def _origin(self, name: str) -> str:
+        """The operation that made a code, whatever layout it is read in; "" for other values."""
+        op = self.graph[name]
+        if isinstance(op, Pool):
+            return self._origin(op.sources[0])
+        return name if isinstance(op, Code | Attend | Normalize) and not self.known(name) else ""
