@@ -60,6 +60,11 @@ class Task:
         """Largest magnitude in the training samples."""
         return float(np.abs(self.x_train).max()) or 1.0
 
+    @property
+    def test_count(self) -> int:
+        """Held-out targets: samples, or tokens to foretell."""
+        return int((self.y_test != UNKNOWN).sum())
+
     def fitted(self, model: ModelConfig) -> ModelConfig:
         """A model's shape with the inputs and outputs of these samples."""
         if self.vocabulary is None:

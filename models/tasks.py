@@ -13,7 +13,7 @@ from torusformer.models.words import load_words_task
 Loader = Callable[[str | Path | None, tuple[int, int] | None, tuple[int, ...] | None], Task]
 
 TASKS: Mapping[str, Loader] = {"digits": load_digits_task, "words": load_words_task}
-PRESET_OF: Mapping[str, str] = {"digits": "digits-small", "words": "words"}  # where none is named
+_PRESET_OF: Mapping[str, str] = {"digits": "digits-small", "words": "words"}
 
 
 def load_task(
@@ -28,6 +28,15 @@ def load_task(
     Raises:
         InputError: there is no such task, or the samples cannot be read or do not fit.
     """
+    return TASKS[_known(name)](data, patch, input_shape)
+
+
+def default_preset(task: str) -> str:
+    """The preset of a task where none is named."""
+    return _PRESET_OF[_known(task)]
+
+
+def _known(name: str) -> str:
     if name not in TASKS:
         raise InputError(f"no task named {name!r}; choose one of {', '.join(TASKS)}")
-    return TASKS[name](data, patch, input_shape)
+    return name

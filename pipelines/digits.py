@@ -21,7 +21,7 @@ from torusformer.fhe_compile import (
     save_deployment,
     save_program,
 )
-from torusformer.models import Transformer, TransformerConfig, load_task
+from torusformer.models import Transformer, ModelConfig, load_task
 from torusformer.quantize import QuantConfig, TrainConfig, calibrate, export_qonnx, to_qat, train
 from torusformer.serving import Client, Server
 
@@ -29,7 +29,7 @@ from torusformer.serving import Client, Server
 def main(folder: Path, preset: str = "digits-small") -> None:
     """Leave model.qonnx.onnx, program.onnx and deployment/ in `folder`; print one answer."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, recipe = TransformerConfig.from_name(preset), TrainConfig.from_name(preset)
+    config, recipe = ModelConfig.from_name(preset), TrainConfig.from_name(preset)
     task = load_task("digits", patch=config.patch, input_shape=config.input_shape)
 
     torch.manual_seed(recipe.seed)

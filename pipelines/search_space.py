@@ -17,9 +17,11 @@ import optuna
 
 from torusformer import InputError
 from torusformer.pipelines.settings import Settings
+from torusformer.quantize.fold import foldable
 
 Value = int | str
 Values = range | tuple[Value, ...]
+UNFOLDED = "unfolded"  # where its pattern does not stand in a model, nothing is left out
 
 MODEL: dict[str, Values] = {
     "patch": ("4x4", "2x8", "1x8", "2x4"),  # rows x columns a token, where inputs are images
@@ -51,6 +53,7 @@ QUANT: dict[str, Values] = {
     "norm_bit_width": range(2, 4),
     "head_weight_bit_width": range(2, 5),
     "head_sum_bit_width": range(5, 11),
+    UNFOLDED: ("", "mean", "affine"),
 }
 NEAR = 0.25
 PRESET = "preset"  # a field of its own where a search has several to start from
@@ -118,12 +121,11 @@ class Space:
                 "features": features,
                 "tokens": values // features,
             }
-        return dataclasses.replace(
-            base,
-            name=name,
-            model=base.model.replace(**model),
-            quant=base.quant.replace(**{k: v for k, v in candidate.items() if k in QUANT}),
-        )
+        quant: dict[str, Any] = {k: v for k, v in candidate.items() if k in QUANT}
+        shape = base.model.replace(**model)
+        unfolded = str(quant.get(UNFOLDED, _value(base, UNFOLDED))).split("+")
+        quant[UNFOLDED] = tuple(r for r in foldable(shape) if r in unfolded)
+        return dataclasses.replace(base, name=name, model=shape, quant=base.quant.replace(**quant))
 
     def changes(self, candidate: Mapping[str, Value]) -> str:
         """How a candidate differs from its preset: "dim 24, act_bit_width 2"."""
@@ -139,8 +141,10 @@ class Space:
 def _value(settings: Settings, name: str) -> Value:
     """A field of a preset, as the space writes it."""
     if name == "patch":
-        rows, columns = settings.model.patch or (1, settings.model.features)
+        rows, columns = settings.model.patch or (1, settings.model.features or 1)
         return f"{rows}x{columns}"
+    if name == UNFOLDED:
+        return "+".join(settings.quant.unfolded)
     if name == "head_dim":
         return settings.model.score_dim  # None stands for this
     value: Value = getattr(settings.model if name in MODEL else settings.quant, name)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from torusformer import ArtifactError, InputError
-from torusformer.models import TransformerConfig
+from torusformer.models import ModelConfig
 from torusformer.quantize import QuantConfig, TrainConfig
 
 PARTS = ("name", "model", "quant", "training")
@@ -26,7 +26,7 @@ class Settings:
     """Everything of a training that is not data."""
 
     name: str
-    model: TransformerConfig
+    model: ModelConfig
     quant: QuantConfig
     training: TrainConfig
 
@@ -35,19 +35,28 @@ class Settings:
         """A preset."""
         return cls(
             name,
-            TransformerConfig.from_name(name),
+            ModelConfig.from_name(name),
             QuantConfig.from_name(name),
             TrainConfig.from_name(name),
         )
 
-    def train_with(self, *, seed: int | None = None, epochs: int | None = None) -> Settings:
-        """A copy with another seed or number of epochs; None keeps what is there."""
-        training = self.training
+    def changed(
+        self, *, seed: int | None = None, epochs: int | None = None, context: int | None = None
+    ) -> Settings:
+        """A copy with another seed, number of epochs or of tokens; None keeps what is there."""
+        training, model = self.training, self.model
         if seed is not None:
             training = training.replace(seed=seed)
         if epochs is not None:
             training = training.replace(float_epochs=epochs, qat_epochs=epochs)
-        return dataclasses.replace(self, training=training)
+        if context is not None:
+            if model.vocabulary is None:
+                raise InputError(
+                    f"--context is a number of token ids, and {self.name} reads features; leave it"
+                    " out"
+                )
+            model = model.replace(tokens=context)
+        return dataclasses.replace(self, training=training, model=model)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -67,9 +76,9 @@ class Settings:
             raise InputError(f"{wrong[0]!r} is no object")
         return cls(
             str(values["name"]),
-            TransformerConfig.from_dict(values["model"]),
+            ModelConfig.from_dict(values["model"]),
             QuantConfig.from_dict(values["quant"]),
-            _training(values["training"]),
+            TrainConfig.from_dict(values["training"]),
         )
 
     def save(self, path: Path) -> None:
@@ -92,14 +101,3 @@ class Settings:
                 f"configs/"
             ) from error
 
-
-def _training(values: dict[str, Any]) -> TrainConfig:
-    """A recipe of plain numbers: those of a file may be of any type."""
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    for name, value in values.items():
-        if name not in fields:
-            raise InputError(f"unknown training setting {name!r}; known: {sorted(fields)}")
-        kind = int if isinstance(fields[name].default, int) else int | float
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise InputError(f"{name} is {value!r}; give a number as {fields[name].default!r}")
-    return TrainConfig(**values)

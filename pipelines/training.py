@@ -1,9 +1,10 @@
-"""Task and preset in, a folder with float model, QAT model and QONNX graph out."""
+"""Task and preset in; float model, QAT model and QONNX graphs out, in one folder."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import onnx
 import torch
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
-from torusformer.models import Task, Transformer, TransformerConfig, load_task
+from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder, save_decoder
+from torusformer.models import ModelConfig, Task, Transformer, load_task
+from torusformer.models.task import Measure
 from torusformer.pipelines.settings import Settings
+from torusformer.progress import Progress
 from torusformer.quantize import (
     QuantConfig,
     QuantTransformer,
@@ -21,11 +25,19 @@ from torusformer.quantize import (
     calibrate,
     evaluate,
     export_qonnx,
+    export_steps,
     to_qat,
     train,
 )
 
-FLOAT, QAT, QONNX = "float", "qat", "model.qonnx.onnx"
+FLOAT, QAT = "float", "qat"
+QONNX = "model.qonnx.onnx"  # of a classifier
+GRAPHS, DECODER = "graphs", "decoder"  # of a model that writes: a graph and a program a position
+# What a report calls the measures of the float model, the quantized one and the program.
+MEASURES: Mapping[Measure, tuple[str, str, str]] = {
+    "accuracy": ("float_accuracy", "qat_accuracy", "program_accuracy"),
+    "nats": ("teacher_nll", "qat_nll", "program_nll"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +46,7 @@ class Recipe:
 
     task: Task
     preset: str
-    model: TransformerConfig
+    model: ModelConfig
     quant: QuantConfig
     training: TrainConfig
 
@@ -47,22 +59,23 @@ class Recipe:
         data: Path | None = None,
         seed: int = 0,
         epochs: int | None = None,
+        context: int | None = None,
     ) -> Recipe:
-        """A preset on a task; `data` replaces its samples, `epochs` the recipe's own numbers."""
-        settings = Settings.from_name(preset).train_with(seed=seed, epochs=epochs)
+        """A preset on a task; `data` replaces its samples, the rest the preset's own numbers."""
+        settings = Settings.from_name(preset).changed(seed=seed, epochs=epochs, context=context)
         return cls.from_settings(task, settings, data=data)
 
     @classmethod
     def from_settings(cls, task: str, settings: Settings, *, data: Path | None = None) -> Recipe:
-        """Settings on a task; with `data`, classes and input scale are those of its samples."""
+        """Settings on a task; the model takes the inputs and outputs of samples from outside."""
         model = settings.model
         loaded = load_task(task, data, patch=model.patch, input_shape=model.input_shape)
-        if data is not None:
-            model = model.replace(num_classes=loaded.num_classes, input_scale=loaded.input_scale)
+        if data is not None or loaded.vocabulary is not None:
+            model = loaded.fitted(model)
         return cls(loaded, settings.name, model, settings.quant, settings.training)
 
     def about(self) -> dict[str, str]:
-        """What a program keeps of this: task, preset, class names, how images are cut."""
+        """What a program keeps of this: task, preset, names of outputs, how images are cut."""
         about = {
             "task": self.task.name,
             "preset": self.preset,
@@ -75,19 +88,28 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The quantized model and what both models reach on the held-out samples."""
+    """The quantized model and the task's measure of both models on the held-out samples.
+
+    `program` are the steps of a model that writes, lowered.
+    """
 
     qat: QuantTransformer
-    float_accuracy: float
-    qat_accuracy: float
+    measure: Measure
+    of_float: float
+    of_qat: float
+    program: DecoderProgram | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The accuracies, as in `report.json`."""
-        return {"float_accuracy": self.float_accuracy, "qat_accuracy": self.qat_accuracy}
+        """The measures, as in `report.json`."""
+        of_float, of_qat, _ = MEASURES[self.measure]
+        return {of_float: round(self.of_float, 4), of_qat: round(self.of_qat, 4)}
 
 
 def train_into(folder: Path, recipe: Recipe, *, progress: bool = True) -> Trained:
-    """Train the float model, then its quantized twin with the float one as teacher; save both."""
+    """Train the float model, then its quantized twin with the float one as teacher; save both.
+
+    A classifier leaves its QONNX graph, a model that writes the graph and the program of each step.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Named tensors")  # how Brevitas asks torch
         return _train_into(folder, recipe, progress)
@@ -104,11 +126,28 @@ def _train_into(folder: Path, recipe: Recipe, progress: bool) -> Trained:
     calibrate(qat, task.x_train)
     train(qat, task, recipe.training, teacher=model, progress=progress)
     qat.save_pretrained(folder / QAT)
+    of_float, of_qat = evaluate(model, task), evaluate(qat, task)
+    if recipe.model.foretells:
+        program = _lowered_steps(qat, recipe, folder)
+        return Trained(qat, task.measure, of_float, of_qat, program)
     graph = export_qonnx(qat, task.x_train[:1], folder / QONNX)
-    onnx.helper.set_model_props(graph, recipe.about())
+    kept = {p.key: p.value for p in graph.metadata_props}
+    onnx.helper.set_model_props(graph, {**kept, **recipe.about()})
     onnx.save(graph, str(folder / QONNX))
-    return Trained(
-        qat,
-        evaluate(model, task.x_test, task.y_test),
-        evaluate(qat, task.x_test, task.y_test),
-    )
+    return Trained(qat, task.measure, of_float, of_qat)
+
+
+def _lowered_steps(qat: QuantTransformer, recipe: Recipe, folder: Path) -> DecoderProgram:
+    """Export the step at every position and lower it."""
+    graphs = folder / GRAPHS
+    graphs.mkdir()
+    with Progress("export", total=recipe.model.tokens) as bar:
+
+        def exported() -> Iterator[tuple[str, onnx.ModelProto]]:
+            for graph in export_steps(qat, graphs):
+                yield graph
+                bar.advance()
+
+        program = lower_decoder(exported(), recipe.about())
+    save_decoder(program, folder / DECODER)
+    return program

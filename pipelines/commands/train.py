@@ -6,16 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torusformer import InputError
 from torusformer.folders import output_folder
 from torusformer.pipelines.console import Outcome, Subparsers, command, natural, percent, positive
 
 if TYPE_CHECKING:
-    from torusformer.pipelines.language import LanguageRecipe
     from torusformer.pipelines.training import Recipe
-
-WORDS = "words"
-DEFAULT_PRESET = "digits-small"
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -36,7 +31,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """What `demo` takes too."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--preset", metavar="NAME", help=f"default {DEFAULT_PRESET}, or words for words"
+        "--preset", metavar="NAME", help="default digits-small for digits, words for words"
     )
     what.add_argument(
         "--config", type=Path, metavar="FILE", help="in place of a preset: one of tune's configs/"
@@ -58,71 +53,40 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """What the arguments of `add_training_arguments` ask for."""
+    from torusformer.models.tasks import default_preset
     from torusformer.pipelines.settings import Settings
     from torusformer.pipelines.training import Recipe
 
-    if args.context:
-        raise InputError(f"--context is for the task words, not for {args.task}; leave it out")
-    preset = args.preset or DEFAULT_PRESET
+    preset = args.preset or default_preset(args.task)
     settings = Settings.load(args.config) if args.config else Settings.from_name(preset)
-    settings = settings.train_with(seed=args.seed, epochs=args.epochs)
+    settings = settings.changed(seed=args.seed, epochs=args.epochs, context=args.context)
     return Recipe.from_settings(args.task, settings, data=args.data)
-
-
-def language_recipe_of(args: argparse.Namespace) -> LanguageRecipe:
-    """The same for the task words."""
-    from torusformer.pipelines.language import DEFAULT_PRESET as WORDS_PRESET
-    from torusformer.pipelines.language import LanguageRecipe
-
-    if args.config:
-        raise InputError("--config is what tune writes, and tune knows no words; give --preset")
-    return LanguageRecipe.from_name(
-        args.preset or WORDS_PRESET,
-        data=args.data,
-        context=args.context,
-        seed=args.seed,
-        epochs=args.epochs,
-    )
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Train both models."""
-    if args.task == WORDS:
-        return _run_words(args)
     with output_folder(args.out, "training") as folder:
         from torusformer.pipelines.training import train_into
 
         recipe = recipe_of(args)
         trained = train_into(folder, recipe)
+    count = recipe.task.test_count
     data = {
         "task": args.task,
         "preset": recipe.preset,
         **trained.to_json(),
-        "test_count": len(recipe.task.x_test),
+        COUNTED[recipe.task.measure]: count,
         "out": str(args.out),
     }
-    text = (
-        f"{args.out}: float {percent(trained.float_accuracy)}, quantized "
-        f"{percent(trained.qat_accuracy)} of {len(recipe.task.x_test)} held-out samples"
-    )
+    of_float, of_qat = (measured(recipe.task.measure, v) for v in (trained.of_float, trained.of_qat))
+    what = "held-out samples" if recipe.task.measure == "accuracy" else "held-out tokens"
+    text = f"{args.out}: float {of_float}, quantized {of_qat} of {count} {what}"
     return Outcome(data, text)
 
 
-def _run_words(args: argparse.Namespace) -> Outcome:
-    with output_folder(args.out, "training") as folder:
-        from torusformer.pipelines.language import train_decoder_into
+COUNTED = {"accuracy": "test_count", "nats": "dev_tokens"}
 
-        recipe = language_recipe_of(args)
-        trained = train_decoder_into(folder, recipe)
-    data = {
-        "task": args.task,
-        "preset": recipe.preset,
-        **trained.to_json(),
-        "dev_tokens": recipe.task.dev.count,
-        "out": str(args.out),
-    }
-    text = (
-        f"{args.out}: float {trained.teacher_nll:.3f}, quantized {trained.qat_nll:.3f} nats a "
-        f"token on {recipe.task.dev.count} held-out ones"
-    )
-    return Outcome(data, text)
+
+def measured(measure: str, value: float) -> str:
+    """A task's measure for people."""
+    return percent(value) if measure == "accuracy" else f"{value:.3f} nats a token"

@@ -7,7 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from torusformer.pipelines.commands.train import DEFAULT_PRESET
 from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
@@ -35,7 +34,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "--preset",
         action="append",
         metavar="NAME",
-        help=f"where to start, may be given several times; default {DEFAULT_PRESET}",
+        help="where to start, may be given several times; default that of the task",
     )
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="your samples: .npz with x and y, .csv with label"
@@ -66,14 +65,15 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> Outcome:
     """Search, and show the front."""
     from torusformer.fhe_compile.prices.cost import load_prices
+    from torusformer.models.tasks import default_preset
     from torusformer.pipelines.front import Limits
     from torusformer.pipelines.search_folder import open_study, search_folder
     from torusformer.pipelines.search_space import Space
     from torusformer.pipelines.settings import Settings
     from torusformer.pipelines.tuning import Search, report, run_search
 
-    names = list(dict.fromkeys(args.preset or [DEFAULT_PRESET]))
-    presets = [Settings.from_name(n).train_with(seed=args.seed, epochs=args.epochs) for n in names]
+    names = list(dict.fromkeys(args.preset or [default_preset(args.task)]))
+    presets = [Settings.from_name(n).changed(seed=args.seed, epochs=args.epochs) for n in names]
     fields = args.fields.split(",") if args.fields else None
     limits = Limits(args.min_accuracy, args.max_seconds)
     search = Search(args.task, Space.around(presets, fields), limits, args.data, args.seed)
