@@ -14,8 +14,7 @@ from benchmarks.block import Block, BlockConfig, accuracy, export_block, train_b
 from torusformer import InputError
 from torusformer.fhe_compile import Program, lower
 from torusformer.folders import is_ours, output_folder
-from torusformer.models import Task, Transformer
-from torusformer.models.config import PRESETS
+from torusformer.models import Task, Transformer, preset_names
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.training import FLOAT, QAT, QONNX, Recipe, train_into
 from torusformer.quantize import QuantTransformer, evaluate
@@ -44,7 +43,7 @@ def digest(settings: dict[str, Any]) -> str:
 
 def preset(name: str, models: Path, epochs: int | None = None) -> TrainedModel:
     """A preset on digits; trained only if these very settings were not trained before."""
-    if name not in PRESETS:
+    if name not in preset_names():
         raise InputError(f"the benchmark needs the preset {name!r}; there is none of that name")
     recipe = Recipe.from_name("digits", name, epochs=epochs)
     settings = {part: getattr(recipe, part).to_dict() for part in ("model", "quant", "training")}
@@ -56,10 +55,8 @@ def preset(name: str, models: Path, epochs: int | None = None) -> TrainedModel:
     program = lower(folder / QONNX, recipe.about())
     clear = InProcess(program)
     accuracies = {
-        "float": evaluate(Transformer.from_pretrained(folder / FLOAT), task.x_test, task.y_test),
-        "quantized": evaluate(
-            QuantTransformer.from_pretrained(folder / QAT), task.x_test, task.y_test
-        ),
+        "float": evaluate(Transformer.from_pretrained(folder / FLOAT), task),
+        "quantized": evaluate(QuantTransformer.from_pretrained(folder / QAT), task),
         "program": float((clear.classes(task.x_test) == task.y_test).mean()),
     }
     return TrainedModel(name, task, program, folder, accuracies)

@@ -13,15 +13,15 @@ import torch
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
 from torusformer.fhe_compile import Program, lower
-from torusformer.models import Transformer, TransformerConfig, load_task
+from torusformer.models import ModelConfig, Transformer, load_task
 from torusformer.quantize import QuantConfig, calibrate, export_qonnx, to_qat
 
 
 def untrained_program(
-    preset: str, model: TransformerConfig | None = None, quant: QuantConfig | None = None
+    preset: str, model: ModelConfig | None = None, quant: QuantConfig | None = None
 ) -> Program:
     """Of a preset, or of a preset with another shape or other widths."""
-    model = model or TransformerConfig.from_name(preset)
+    model = model or ModelConfig.from_name(preset)
     task = load_task("digits", patch=model.patch, input_shape=model.input_shape)
     torch.manual_seed(0)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:

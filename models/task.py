@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ class Task:
     """
 
     name: str
-    x_train: FloatArray | LabelArray
+    x_train: NDArray[Any]
     y_train: LabelArray
-    x_test: FloatArray | LabelArray
+    x_test: NDArray[Any]
     y_test: LabelArray
     labels: tuple[str, ...]
     source: str

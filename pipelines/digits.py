@@ -21,7 +21,7 @@ from torusformer.fhe_compile import (
     save_deployment,
     save_program,
 )
-from torusformer.models import Transformer, ModelConfig, load_task
+from torusformer.models import ModelConfig, Transformer, load_task
 from torusformer.quantize import QuantConfig, TrainConfig, calibrate, export_qonnx, to_qat, train
 from torusformer.serving import Client, Server
 

@@ -100,4 +100,3 @@ class Settings:
                 f"{path}: is not a configuration to train ({error}); give one of a tuning's "
                 f"configs/"
             ) from error
-

@@ -22,25 +22,23 @@ from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder
 from torusformer.fhe_compile.decoding.names import step_name
 from torusformer.fhe_compile.prices.cost import load_prices
-from torusformer.models.decoder import Decoder
-from torusformer.models.decoder_config import DecoderConfig
-from torusformer.models.words import load_words
+from torusformer.models import ModelConfig, Transformer, load_task
 from torusformer.pipelines.decoder_plan import plan_decoder
-from torusformer.quantize import QuantConfig
-from torusformer.quantize.decoder_checkpoint import to_quantized
-from torusformer.quantize.export import export_steps
+from torusformer.quantize import QuantConfig, calibrate, export_steps, to_qat
 
 PRESET, CONTEXTS, PLOT = "words", (4, 8, 16, 32), "generation.png"
 
 
 def untrained_decoder(preset: str, context: int) -> DecoderProgram:
     """Of a preset with another context."""
-    task = load_words(context=context)
+    shape = ModelConfig.from_name(preset).replace(tokens=context)
+    task = load_task("words", input_shape=shape.input_shape)
     torch.manual_seed(0)
-    model = Decoder(DecoderConfig.from_name(preset).replace(context=context)).eval()
+    model = Transformer(task.fitted(shape)).eval()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        twin = to_quantized(model, QuantConfig.from_name(preset), task.train.tokens)
+        twin = to_qat(model, QuantConfig.from_name(preset))
+        calibrate(twin, task.x_train)
         graphs = export_steps(twin, Path(folder))
         return lower_decoder(graphs, {"labels": json.dumps(task.labels)})
 

@@ -10,7 +10,7 @@ from benchmarks.runner import Bench, Part
 from benchmarks.untrained import untrained_program
 from torusformer import TorusformerError
 from torusformer.fhe_compile import plan
-from torusformer.models import TransformerConfig
+from torusformer.models import ModelConfig
 from torusformer.quantize import QuantConfig
 
 PRESET = "digits-standard"  # where each series starts from
@@ -26,7 +26,7 @@ PLOT = "growth.png"
 
 def point(axis: str, value: int, preset: str) -> dict[str, Any]:
     """The plan of the preset with one thing changed."""
-    model, quant = TransformerConfig.from_name(preset), QuantConfig.from_name(preset)
+    model, quant = ModelConfig.from_name(preset), QuantConfig.from_name(preset)
     match axis:
         case "tokens":
             rows, columns = PATCHES[value]

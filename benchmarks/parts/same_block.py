@@ -26,7 +26,7 @@ from benchmarks.render import percent, table
 from benchmarks.runner import Bench, Part
 from benchmarks.trained import block
 from torusformer.fhe_compile import Program
-from torusformer.models import Task, Transformer, TransformerConfig, load_task
+from torusformer.models import ModelConfig, Task, Transformer, load_task
 from torusformer.pipelines.values import to_integers
 from torusformer.quantize import QuantConfig, calibrate, to_qat
 
@@ -139,7 +139,7 @@ def refusal() -> dict[str, str]:
     """What Concrete ML says to the transformers of this project: several heads, softmax."""
     said = {}
     for name in ("tiny", "digits-standard"):
-        config = TransformerConfig.from_name(name)
+        config = ModelConfig.from_name(name)
         task = load_task("digits", patch=config.patch, input_shape=config.input_shape)
         qat = to_qat(Transformer(config), QuantConfig.from_name(name))
         calibrate(qat, task.x_train)

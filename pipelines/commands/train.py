@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> Outcome:
         COUNTED[recipe.task.measure]: count,
         "out": str(args.out),
     }
-    of_float, of_qat = (measured(recipe.task.measure, v) for v in (trained.of_float, trained.of_qat))
+    of_float, of_qat = (
+        measured(recipe.task.measure, v) for v in (trained.of_float, trained.of_qat)
+    )
     what = "held-out samples" if recipe.task.measure == "accuracy" else "held-out tokens"
     text = f"{args.out}: float {of_float}, quantized {of_qat} of {count} {what}"
     return Outcome(data, text)
