@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from torusformer import InputError
 from torusformer.folders import output_folder
-from torusformer.pipelines.commands.train import (
-    WORDS,
-    add_training_arguments,
-    language_recipe_of,
-    recipe_of,
-)
-from torusformer.pipelines.console import (
-    Outcome,
-    Subparsers,
-    add_p_error,
-    command,
-    percent,
-    positive,
-    size,
-)
-from torusformer.tables import table
+from torusformer.pipelines.commands.train import add_training_arguments, recipe_of
+from torusformer.pipelines.console import Outcome, Subparsers, add_p_error, command, positive
+
+if TYPE_CHECKING:
+    from torusformer.pipelines.demo import Demo
+    from torusformer.pipelines.training import Recipe
+
+IMAGES, PROMPTS, TOKENS = 3, 3, 8
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -37,13 +30,13 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     add_training_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/TASK")
     parser.add_argument(
-        "--images", type=positive, default=3, metavar="N", help="encrypted samples, default 3"
+        "--images", type=positive, metavar="N", help=f"encrypted samples, default {IMAGES}"
     )
     parser.add_argument(
-        "--prompts", type=positive, default=3, metavar="N", help="of words: prompts, default 3"
+        "--prompts", type=positive, metavar="N", help=f"of words: prompts, default {PROMPTS}"
     )
     parser.add_argument(
-        "--tokens", type=positive, default=8, metavar="N", help="of words: written, default 8"
+        "--tokens", type=positive, metavar="N", help=f"of words: written, default {TOKENS}"
     )
     add_p_error(parser)
     return parser
@@ -52,63 +45,25 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> Outcome:
     """Do all of it and report."""
     out = args.out or Path("runs") / args.task
-    if args.task == WORDS:
-        return _run_words(args, out)
     with output_folder(out, "run") as folder:
         from torusformer.fhe_compile.prices.failure import parse_p_error
-        from torusformer.pipelines.endtoend import run_end_to_end
+        from torusformer.pipelines.demo import run_demo
 
-        report = run_end_to_end(folder, recipe_of(args), args.images, parse_p_error(args.p_error))
-    return Outcome(report, _text(report, out))
-
-
-def _run_words(args: argparse.Namespace, out: Path) -> Outcome:
-    with output_folder(out, "run") as folder:
-        from torusformer.fhe_compile.prices.failure import parse_p_error
-        from torusformer.pipelines.words_demo import run_words
-
-        p_error = parse_p_error(args.p_error)
-        report = run_words(folder, language_recipe_of(args), args.prompts, args.tokens, p_error)
-    return Outcome(report, _words_text(report, out))
+        demo = demo_of(args, recipe_of(args))
+        report = run_demo(folder, demo, parse_p_error(args.p_error))
+    return Outcome(report, f"{demo.text(report)}\neverything is in {out}")
 
 
-def _words_text(report: dict[str, Any], out: Path) -> str:
-    made = report["generate"]
-    head = ("prompt", "encrypted text", "seconds a token", "identical with the integer program")
-    rows = [
-        (
-            row["prompt"],
-            row["prompt"] + row["text"],
-            f"{sum(row['seconds']) / len(row['seconds']):.1f}",
-            "yes" if row["identical"] else "NO",
-        )
-        for row in made["rows"]
-    ]
-    return (
-        f"{table(head, rows)}\n\n"
-        f"nats a token on {report['dev_tokens']} held-out ones: float "
-        f"{report['teacher_nll']:.3f}, quantized {report['qat_nll']:.3f}, integer program "
-        f"{report['program_nll']:.3f}\n"
-        f"{made['tokens']} tokens, {made['seconds_per_token']:.1f} s each, argmax included; keys "
-        f"made in {made['keygen_seconds']:.1f} s, {size(made['key_bytes'])} sent once\n"
-        f"everything is in {out}"
-    )
+def demo_of(args: argparse.Namespace, recipe: Recipe) -> Demo:
+    """The demo of a recipe's kind of model; InputError where an argument is for the other kind."""
+    from torusformer.pipelines.demo_classes import ClassesDemo
+    from torusformer.pipelines.demo_text import TextDemo
 
-
-def _text(report: dict[str, Any], out: Path) -> str:
-    head = ("label", "prediction", "seconds", "bit-exact with the integer program")
-    rows = [
-        (r["label"], r["prediction"], f"{r['seconds']:.1f}", "yes" if r["bit_exact"] else "NO")
-        for r in report["execute"]["rows"]
-    ]
-    return (
-        f"{table(head, rows)}\n\n"
-        f"of {report['test_count']} held-out samples: float {percent(report['float_accuracy'])}, "
-        f"quantized {percent(report['qat_accuracy'])}, "
-        f"integer program {percent(report['program_accuracy'])} "
-        f"(same class as quantized: {percent(report['agreement'])})\n"
-        f"{report['plan']['pbs_total']} bootstraps, predicted "
-        f"{report['plan']['predicted_seconds']:.1f} s, measured "
-        f"{report['execute']['seconds']:.1f} s a sample\n"
-        f"everything is in {out}"
-    )
+    writes = recipe.model.foretells
+    for name in ("images",) if writes else ("prompts", "tokens"):
+        if getattr(args, name) is not None:
+            kind = "a model that writes" if writes else "a classifier"
+            raise InputError(f"{recipe.preset} is {kind}, which takes no --{name}; leave it out")
+    if writes:
+        return TextDemo(recipe, args.prompts or PROMPTS, args.tokens or TOKENS)
+    return ClassesDemo(recipe, args.images or IMAGES)

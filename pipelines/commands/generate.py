@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from torusformer.fhe_compile.decoding.decoder import INDEX, load_decoder
     from torusformer.fhe_compile.prices.failure import parse_p_error
-    from torusformer.pipelines.language import PROGRAM
+    from torusformer.pipelines.training import DECODER
     from torusformer.pipelines.writing import Request, text_of, write_clear
 
-    model = args.model if (args.model / INDEX).is_file() else args.model / PROGRAM
+    model = args.model if (args.model / INDEX).is_file() else args.model / DECODER
     decoder = load_decoder(model)
     if args.closed:
         decoder = decoder.with_picking()
@@ -110,7 +110,7 @@ def _encrypted(
 ) -> tuple[list[Any], dict[str, Any]]:
     """What both parties wrote, and what their keys took."""
     from torusformer.fhe_compile.deployment.decoder import DecoderInterface
-    from torusformer.pipelines.words_demo import DEPLOYMENT
+    from torusformer.pipelines.demo import DEPLOYMENT
     from torusformer.pipelines.writing import EncryptedWriting, deployed, require_loop
 
     folder, own = args.deployment, args.model / DEPLOYMENT
