@@ -83,7 +83,7 @@ class ModelConfig(Config):
         if (self.features is None) == (self.vocabulary is None):
             raise ValueError("give features for inputs of numbers, or vocabulary for token ids")
         for applies, names, why in self._restrictions():
-            given = [n for n in names if getattr(self, n) not in (None, False)]
+            given = [n for n in names if not any(getattr(self, n) is v for v in (None, False))]
             if given and not applies:
                 raise ValueError(f"{given[0]} is {getattr(self, given[0])!r} and {why}")
         if self.head_dim is None and self.dim % self.heads:
@@ -143,6 +143,9 @@ class ModelConfig(Config):
              "padding may fill the last token, and a query's scores; choose pooling mean or first"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
+            (self.attention != "sigmoid" or self.pooling != "query", ("pooling",), "a learned query"
+             " has no distance to tokens, attention sigmoid a bias for each; choose pooling mean"
+             " or first"),
             (self.kv_heads is None or products, ("kv_heads",), f"attention {self.attention} has a"
              " head of keys for each of queries; leave it out"),
         )  # fmt: skip

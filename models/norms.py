@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +14,28 @@ from torusformer.models.config import Norm
 EPSILON = 1e-5
 
 
-class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, statistics over the last axis."""
+class FloatNorm(nn.Module, ABC):
+    """A norm over the last axis; one that `measures` its input, or an affine map in inference."""
+
+    measures: ClassVar[bool] = True
 
     def __init__(self, dim: int) -> None:
         """Gain one, shift zero, of size `dim`."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Gain and shift a channel, each (dim,), behind what is measured."""
+        return self.weight.detach(), self.bias.detach()
+
+
+class LayerNorm(FloatNorm):
+    """(x - mean) / sqrt(variance + eps) * weight + bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
@@ -28,14 +44,8 @@ class LayerNorm(nn.Module):
         return centred * torch.rsqrt(variance + EPSILON) * self.weight + self.bias
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean of squares + eps) * weight + bias, statistics over the last axis."""
-
-    def __init__(self, dim: int) -> None:
-        """Gain one, shift zero, of size `dim`."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+class RMSNorm(FloatNorm):
+    """x / sqrt(mean of squares + eps) * weight + bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
@@ -43,12 +53,14 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(square + EPSILON) * self.weight + self.bias
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(FloatNorm):
     """Statistics a channel over batch and tokens; in inference a fixed affine map a channel."""
+
+    measures = False
 
     def __init__(self, dim: int) -> None:
         """Running statistics of size `dim`."""
-        super().__init__()
+        nn.Module.__init__(self)
         self.norm = nn.BatchNorm1d(dim, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,20 +75,26 @@ class BatchNorm(nn.Module):
         return gain, n.bias.detach() - n.running_mean * gain
 
 
-class NoNorm(nn.Module):
+class NoNorm(FloatNorm):
     """Everything as it is; the quantized twin gives each channel a gain and a shift."""
 
+    measures = False
+
     def __init__(self, dim: int) -> None:
-        """`dim` is what the others take."""
-        super().__init__()
+        """`dim` is that of the gain of one and the shift of zero."""
+        nn.Module.__init__(self)
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
         return x
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """One and zero."""
+        return torch.ones(self.dim), torch.zeros(self.dim)
 
-NORMS: Mapping[Norm, type[nn.Module]] = {
+
+NORMS: Mapping[Norm, type[FloatNorm]] = {
     "layer": LayerNorm,
     "rms": RMSNorm,
     "batch": BatchNorm,
@@ -84,6 +102,6 @@ NORMS: Mapping[Norm, type[nn.Module]] = {
 }
 
 
-def build_norm(kind: Norm, dim: int) -> nn.Module:
+def build_norm(kind: Norm, dim: int) -> FloatNorm:
     """The norm named `kind` over `dim` channels."""
     return NORMS[kind](dim)

@@ -26,7 +26,7 @@ def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
 
 
 def best_scale(values: Tensor, lo: float, hi: float) -> float:
-    """The scale with the least squared error when `values` are clipped to [lo, hi] steps."""
+    """The scale with the least squared error when `values` are clipped to [lo, hi] units."""
     values = values.flatten()[:200_000]
     top = max(float(values.max()) / max(hi, 1), float(values.min()) / lo if lo < 0 else 0.0)
     if top <= 0:
@@ -86,8 +86,8 @@ def _off_ties(scale: float, x: Tensor) -> float:
     The client rounds in double precision and training in single: a tie could go either way.
     """
     for _ in range(100):
-        steps = x / scale
-        if float((steps - torch.floor(steps) - 0.5).abs().min()) > TIE_MARGIN:
+        units = x / scale
+        if float((units - torch.floor(units) - 0.5).abs().min()) > TIE_MARGIN:
             break
         scale *= 1 + 2 * TIE_MARGIN
     return scale

@@ -142,7 +142,8 @@ def fuse_affine(graph: Graph) -> Graph | None:
     """
     if not all(op.is_affine for op in graph.ops if isinstance(op, Normalize)):
         return None
-    if graph.model.padding is not None and graph.model.pooling in (None, "mean"):
+    model = graph.model
+    if model.padding is not None and not model.foretells and model.pooling in (None, "mean"):
         return None  # a mean over tokens whose number is encrypted is no affine map
     return _Fusion(graph).run()
 

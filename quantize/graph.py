@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torusformer.models.attention import Attention
 from torusformer.models.config import ModelConfig, Norm
-from torusformer.models.norms import BatchNorm, LayerNorm, NoNorm
+from torusformer.models.norms import NORMS, FloatNorm
 from torusformer.models.transformer import Block, Transformer
 
 # What a value is looked up for, and so on which grid; see `quantize.transformer`.
@@ -84,7 +84,7 @@ class Normalize(Op):
     @property
     def is_affine(self) -> bool:
         """Whether nothing is measured of the source."""
-        return self.kind in ("batch", "none")
+        return not NORMS[self.kind].measures
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def graph_of(model: Transformer) -> Graph:
     if not config.foretells:
         stream = add(Pool("pool_sum", (stream,)))
     if not config.post_norm:
-        stream = add(_norm("norm", stream, model.norm))
+        stream = add(_norm("norm", stream, config.norm, model.norm))
     sources: tuple[str, ...] = (stream,)
     weights: tuple[Tensor, ...] = (model.head.weight,)
     shift: Tensor = model.head.bias
@@ -188,8 +188,8 @@ def _add_block(
     add: Callable[[Op], str], block: Block, name: str, stream: str, query: Tensor | None
 ) -> str:
     """One block; the name of the stream behind it."""
-    attention, post = block.attention, block.config.post_norm
-    read = stream if post else add(_norm(f"{name}.norm1", stream, block.norm1))
+    attention, kind, post = block.attention, block.config.norm, block.config.post_norm
+    read = stream if post else add(_norm(f"{name}.norm1", stream, kind, block.norm1))
 
     def project(part: str) -> str:
         layer = getattr(attention, part)
@@ -211,9 +211,9 @@ def _add_block(
     else:  # the stream begins anew with the answer
         stream = add(Code(f"{name}.attention_quant", (found,), "restart"))
     if post:
-        read = stream = add(_norm(f"{name}.norm1", stream, block.norm1))
+        read = stream = add(_norm(f"{name}.norm1", stream, kind, block.norm1))
     else:
-        read = add(_norm(f"{name}.norm2", stream, block.norm2))
+        read = add(_norm(f"{name}.norm2", stream, kind, block.norm2))
     up = add(Affine(f"{name}.up", (read,), (block.up.weight,), block.up.bias))
     if block.gate is not None:
         gate = add(Affine(f"{name}.gate", (read,), (block.gate.weight,), block.gate.bias))
@@ -225,16 +225,11 @@ def _add_block(
     down = add(Affine(f"{name}.down", (hidden,), (block.down.weight,), block.down.bias))
     branch = add(Code(f"{name}.mlp_quant", (down,), "branch"))
     stream = add(Residual(f"{name}.passed", (stream, branch)))
-    return add(_norm(f"{name}.norm2", stream, block.norm2)) if post else stream
+    return add(_norm(f"{name}.norm2", stream, kind, block.norm2)) if post else stream
 
 
-def _norm(name: str, source: str, norm: nn.Module) -> Normalize:
-    if isinstance(norm, BatchNorm):
-        return Normalize(name, (source,), "batch", *norm.folded())
-    if isinstance(norm, NoNorm):
-        return Normalize(name, (source,), "none", torch.ones(norm.dim), torch.zeros(norm.dim))
-    kind: Norm = "layer" if isinstance(norm, LayerNorm) else "rms"
-    return Normalize(name, (source,), kind, norm.weight, norm.bias)
+def _norm(name: str, source: str, kind: Norm, norm: FloatNorm) -> Normalize:
+    return Normalize(name, (source,), kind, *norm.folded())
 
 
 def _asked(attention: Attention, query: Tensor) -> tuple[tuple[Tensor], Tensor]:

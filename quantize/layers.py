@@ -25,7 +25,7 @@ ROUND_BITS = 16  # wide enough never to clip
 class AccumulatorRounding(nn.Module):
     """Rounds a sum to as many bits as a table may see; does nothing where it is narrow already.
 
-    The number of dropped bits comes from the proved range, never from samples. Half a step is
+    The number of dropped bits comes from the proved range, never from samples. Half a unit is
     subtracted so that no sum lies between two roundings.
     """
 
@@ -48,17 +48,17 @@ class AccumulatorRounding(nn.Module):
     def forward(self, x: Grid, offset: Tensor | None = None) -> Grid:
         """What a table reads: `x + offset` on a grid of at most `bit_width` bits.
 
-        Example: 5 bits, x in [-40, 40] in steps of 1: two bits go, 7 becomes 8.
+        Example: 5 bits, x in [-40, 40] in units of 1: two bits go, 7 becomes 8.
         """
-        # The offset in whole steps.
-        steps = torch.zeros_like(x.lo) if offset is None else round_ste(offset / x.scale)
-        whole = steps.detach()
+        # The offset in whole units.
+        units = torch.zeros_like(x.lo) if offset is None else round_ste(offset / x.scale)
+        whole = units.detach()
         k = self._lsbs(x.lo + whole, x.hi + whole)
         if k == 0:
             value = x.value if offset is None else x.value + constant(offset)
             return Grid(value, x.scale, x.lo, x.hi)
         scale = x.scale * 2.0**k
-        value = quantize_to(x.value + constant((steps - 0.5) * x.scale), scale, ROUND_BITS)
+        value = quantize_to(x.value + constant((units - 0.5) * x.scale), scale, ROUND_BITS)
         half = 2.0 ** (k - 1) - 1
         lo = torch.floor((x.lo + whole + half) / 2**k)
         hi = torch.floor((x.hi + whole + half) / 2**k)
@@ -122,7 +122,7 @@ class RoundedLinear(nn.Module):
     """x W^T + bias, rounded to the accumulator's width; the bias lives in the next table.
 
     A bias may differ by position. With `known` inputs, what a token alone adds (a float linear
-    map of them) is rounded to whole steps of the sum, `token_bit_width` bits.
+    map of them) is rounded to whole units of the sum, `token_bit_width` bits.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class QuantHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Logits that compare as integers: bias and what a token alone adds come in whole steps."""
+    """Logits that compare as integers: bias and what a token alone adds come in whole units."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ def matmul(x: Grid, y: Grid) -> Grid:
 def side_by_side(parts: Sequence[Grid]) -> Grid:
     """Parts (..., n) in a row, on the grid of the first.
 
-    What a step of another part is worth is up to the weights that read it.
+    What a unit of another part is worth is up to the weights that read it.
     """
     scale = parts[0].scale
     values = [part.value / part.scale * scale for part in parts[1:]]

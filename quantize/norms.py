@@ -18,7 +18,7 @@ class QuantLayerNorm(nn.Module):
     """Layer norm (or RMS norm, without the mean) by narrow codes.
 
     c = Quant(x - mean), r = Quant(1 / sqrt(mean of Quant(c^2))), y = Quant(gain * c * r + shift):
-    c and r have few bits, so the last step is one table over the packed pair.
+    c and r have few bits, so what comes last is one table over the packed pair.
     """
 
     def __init__(self, dim: int, config: QuantConfig, *, centred: bool) -> None:
@@ -41,9 +41,9 @@ class QuantLayerNorm(nn.Module):
 
     def _centre(self, x: Grid) -> Grid:
         sums = self.total(x)
-        # A fifth of a step: no (n + 1/5) * 2^k / dim lies halfway between two steps of x.
+        # A fifth of a unit: no (n + 1/5) * 2^k / dim lies halfway between two units of x.
         mean = (sums.value + constant(0.2 * sums.scale)) * (1 / self.dim)
-        # On the grid of x, clipped to a few steps: x - mean stays an integer and narrow.
+        # On the grid of x, clipped to a few units: x - mean stays an integer and narrow.
         top = 2.0 ** (self.mean_bit_width - 1)
         mean = quantize_to(mean, x.scale, self.mean_bit_width)
         return Grid(x.value - mean, x.scale, x.lo - (top - 1), x.hi + top)
@@ -57,7 +57,7 @@ class QuantLayerNorm(nn.Module):
         """(..., dim) to (..., dim)."""
         c = self.centred_quant(self.input_rounding(self._centre(x) if self.centred else x).value)
         squares = self.total(self._squares(c))
-        # Half a step stands for epsilon: it keeps a variance that rounds to zero finite.
+        # Half a unit stands for epsilon: it keeps a variance that rounds to zero finite.
         variance = (squares.value + constant(0.5 * squares.scale)) * (1 / self.dim)
         r = self.rsqrt_quant(1 / torch.sqrt(variance))
         return self.out_quant(c.value * r.value * self.weight + self.bias)

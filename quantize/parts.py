@@ -49,6 +49,20 @@ class Embedded(nn.Module):
         return x + constant(self.positions[first : first + tokens.shape[1]])
 
 
+class FloatGain(nn.Module):
+    """A gain and a shift a channel of what is known for each token."""
+
+    def __init__(self, dim: int) -> None:
+        """Gain one, shift zero."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return x * self.weight + self.bias
+
+
 class Activation(nn.Module):
     """The MLP's activation; what a gate lets through is a function of two codes, one table."""
 

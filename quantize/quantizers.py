@@ -57,7 +57,7 @@ class LearnedGrid(nn.Module):
     def __init__(
         self, bit_width: int, signed: bool, narrow_range: bool, log_scale: nn.Parameter
     ) -> None:
-        """`log_scale` () may belong to several grids, which then have the same step."""
+        """`log_scale` () may belong to several grids, which then have the same unit."""
         super().__init__()
         self.log_scale = log_scale
         self.lo, self.hi = _extremes(bit_width, signed, narrow_range)
@@ -136,7 +136,7 @@ class LeastSquaresGrid(nn.Module):
     """The `tensor_quant` of `BoundedWeight`.
 
     Among some scales it takes the one whose integers q have an L1 norm of at most `l1_limit` and
-    the least squared error; the step is then <w, q> / <q, q>. Nothing is learned but the weights.
+    the least squared error; the scale is then <w, q> / <q, q>. Nothing is learned but the weights.
 
     Example, 2 bits, limit 2: [0.9, -0.1, 0.7, 0.5] becomes 0.8 * [1, 0, 1, 0].
     """
@@ -146,9 +146,9 @@ class LeastSquaresGrid(nn.Module):
         super().__init__()
         self.per_channel, self.l1_limit = per_channel, l1_limit
         self.top = 2.0 ** (bit_width - 1) - 1
-        steps = torch.logspace(0, 1, CANDIDATES) / 10  # 0.1 to 1
+        shares = torch.logspace(0, 1, CANDIDATES) / 10  # 0.1 to 1
         # As a share of the largest weight; at twice the largest weight nothing is left.
-        self.register_buffer("shares", 2.0 * steps ** (1 if self.top == 1 else 1.5),
+        self.register_buffer("shares", 2.0 * shares ** (1 if self.top == 1 else 1.5),
                              persistent=False)  # fmt: skip
         self.register_buffer("bits", torch.tensor(float(bit_width)), persistent=False)
         self.register_buffer("zero", torch.tensor(0.0), persistent=False)
@@ -167,8 +167,8 @@ class LeastSquaresGrid(nn.Module):
             kept = self._largest(weight)
             rows = kept if self.per_channel else kept.reshape(1, -1)
             peak = rows.abs().amax(1, keepdim=True).clamp(min=1e-6)
-            steps = peak * self.shares[:, None, None]
-            q = torch.clamp(torch.round(rows / steps), -self.top, self.top)  # (K, out, in)
+            scales = peak * self.shares[:, None, None]
+            q = torch.clamp(torch.round(rows / scales), -self.top, self.top)  # (K, out, in)
             fit = (q * rows).sum(2) / (q * q).sum(2).clamp(min=1).sqrt()  # (K, out)
             feasible = q.reshape(-1, *weight.shape).abs().sum(2) <= self.l1_limit
             if not self.per_channel:
@@ -218,12 +218,12 @@ def unary(n: Grid, x: Tensor) -> Grid:
     levels = torch.arange(1, int(n.hi) + 1)
     if torch.onnx.is_in_onnx_export():
         thresholds = (levels - 0.5) * constant(n.scale)
-        step = 4 * thresholds[-1]  # so wide that rounding only tells above from below
-        zero = 0.5 - thresholds / step
+        unit = 4 * thresholds[-1]  # so wide that rounding only tells above from below
+        zero = 0.5 - thresholds / unit
         bits = BrevitasQuantFn.apply(
-            x.unsqueeze(-1), step, zero, torch.tensor(1.0), False, False, "ROUND"
+            x.unsqueeze(-1), unit, zero, torch.tensor(1.0), False, False, "ROUND"
         )
-        value = (bits + constant(zero * step)) * constant(n.scale / step)
+        value = (bits + constant(zero * unit)) * constant(n.scale / unit)
     else:
         whole = torch.round(n.value / n.scale).unsqueeze(-1)
         value = (whole >= levels).to(n.value.dtype) * n.scale

@@ -50,7 +50,7 @@ from torusformer.quantize.layers import (
     side_by_side,
 )
 from torusformer.quantize.norms import QUANT_NORMS
-from torusformer.quantize.parts import Activation, Embedded, Pooling, QuantFeatures
+from torusformer.quantize.parts import Activation, Embedded, FloatGain, Pooling, QuantFeatures
 from torusformer.quantize.quantizers import ActQuant, Grid, build_activation, build_branch
 from torusformer.quantize.site import Site
 from torusformer.quantize.walk import Rows
@@ -155,7 +155,10 @@ def _build_code(op: Code, site: Site) -> nn.Module:
 
 def _build_norm(op: Normalize, site: Site) -> nn.Module:
     dim = len(op.weight)
-    norm = NORMS[op.kind](dim) if site.known(op.name) else QUANT_NORMS[op.kind](dim, site.config)
+    if not site.known(op.name):
+        norm = QUANT_NORMS[op.kind](dim, site.config)
+    else:
+        norm = FloatGain(dim) if op.is_affine else NORMS[op.kind](dim)
     for name, value in norm.named_parameters(recurse=False):
         value.data.copy_(getattr(op, name))  # weight and bias
     return norm

@@ -99,16 +99,22 @@ def optimizer_for(model: nn.Module, config: TrainConfig, rate: float) -> torch.o
     scales = {id(m.log_scale) for m in model.modules() if isinstance(m, ActQuant)}
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
-    steps: list[Tensor] = []
+    learned_scales: list[Tensor] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            group = steps if id(parameter) in scales else decayed if parameter.ndim > 1 else plain
+            group = (
+                learned_scales
+                if id(parameter) in scales
+                else decayed
+                if parameter.ndim > 1
+                else plain
+            )
             group.append(parameter)
     return torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": config.weight_decay, "lr": rate},
             {"params": plain, "weight_decay": 0.0, "lr": rate},
-            {"params": steps, "weight_decay": 0.0, "lr": config.scale_learning_rate},
+            {"params": learned_scales, "weight_decay": 0.0, "lr": config.scale_learning_rate},
         ]
     )
 
