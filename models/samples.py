@@ -107,16 +107,34 @@ def load_digits_task(
     """The task `digits`; `data` replaces its samples by a file of the user's.
 
     The file is a .npz with `x` (N, tokens, features), (N, height, width) or flat, and `y` (N,);
-    or a .csv with a column `label`. A quarter, stratified, is held out; the split is fixed.
+    or a .csv with a column `label`.
     """
+    if data is not None:
+        return samples_task("digits", *_read(Path(data)), str(data), patch, input_shape)
     from sklearn.datasets import load_digits
+
+    digits, source = load_digits(), "sklearn.datasets.load_digits"
+    patch = patch or (1, 8)
+    return samples_task("digits", digits.images, digits.target, source, patch, input_shape)
+
+
+def samples_task(
+    name: str,
+    raw: NDArray[np.generic],
+    y: NDArray[np.generic],
+    source: str,
+    patch: tuple[int, int] | None,
+    input_shape: tuple[int, ...] | None,
+) -> Task:
+    """Samples of rank 2 or 3 and their classes (N,) as a task.
+
+    A quarter, stratified, is held out; the split is fixed.
+
+    Raises:
+        InputError: they are no finite numbers, do not fit `input_shape`, or a class has too few.
+    """
     from sklearn.model_selection import train_test_split
 
-    if data is None:
-        raw, y, source = load_digits().images, load_digits().target, "sklearn.datasets.load_digits"
-        patch = patch or (1, 8)
-    else:
-        (raw, y), source = _read(Path(data)), str(data)
     if raw.dtype.kind not in "biuf" or raw.ndim not in (2, 3):
         raise InputError(f"{source}: x is {raw.dtype}, rank {raw.ndim}; give numbers, rank 2 or 3")
     if y.ndim != 1 or len(y) != len(raw):
@@ -135,4 +153,4 @@ def load_digits_task(
         x, classes.astype(np.int64), test_size=HELD_OUT, stratify=classes, random_state=0
     )
     labels = tuple(str(n) for n in names)
-    return Task("digits", x_train, y_train, x_test, y_test, labels, source, patch)
+    return Task(name, x_train, y_train, x_test, y_test, labels, source, patch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from torusformer import InputError
 from torusformer.models.samples import load_digits_task
@@ -12,8 +13,18 @@ from torusformer.models.words import load_words_task
 
 Loader = Callable[[str | Path | None, tuple[int, int] | None, tuple[int, ...] | None], Task]
 
-TASKS: Mapping[str, Loader] = {"digits": load_digits_task, "words": load_words_task}
-_PRESET_OF: Mapping[str, str] = {"digits": "digits-small", "words": "words"}
+
+class Named(NamedTuple):
+    """How a task is loaded, and the preset that goes with it where none is named."""
+
+    load: Loader
+    preset: str
+
+
+TASKS: Mapping[str, Named] = {
+    "digits": Named(load_digits_task, "digits-small"),
+    "words": Named(load_words_task, "words"),
+}
 
 
 def load_task(
@@ -28,15 +39,15 @@ def load_task(
     Raises:
         InputError: there is no such task, or the samples cannot be read or do not fit.
     """
-    return TASKS[_known(name)](data, patch, input_shape)
+    return _known(name).load(data, patch, input_shape)
 
 
 def default_preset(task: str) -> str:
     """The preset of a task where none is named."""
-    return _PRESET_OF[_known(task)]
+    return _known(task).preset
 
 
-def _known(name: str) -> str:
+def _known(name: str) -> Named:
     if name not in TASKS:
         raise InputError(f"no task named {name!r}; choose one of {', '.join(TASKS)}")
-    return name
+    return TASKS[name]
