@@ -1,4 +1,4 @@
-"""Tiny decoders for tests: quantized and calibrated, not trained, and their programs."""
+"""Tiny models that write for tests: quantized and calibrated, not trained, and their programs."""
 
 from __future__ import annotations
 
@@ -13,37 +13,32 @@ import torch
 
 import torusformer.pipelines.quiet_torch  # noqa: F401
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder
-from torusformer.models.decoder import Decoder
-from torusformer.models.decoder_config import DecoderConfig
-from torusformer.models.words import WordsTask, load_words
-from torusformer.quantize import QuantConfig
-from torusformer.quantize.causal import CausalDecoder
-from torusformer.quantize.decoder_checkpoint import to_quantized
-from torusformer.quantize.export import export_steps
+from torusformer.models import ModelConfig, Task, Transformer, load_task
+from torusformer.quantize import QuantConfig, QuantTransformer, calibrate, export_steps, to_qat
 
 PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @cache
-def words(context: int) -> WordsTask:
+def words(context: int) -> Task:
     """The embedded task."""
-    return load_words(context=context)
+    return load_task("words", input_shape=(context,))
 
 
 @cache
-def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -> CausalDecoder:
+def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -> QuantTransformer:
     """In eval mode; logits are as wide as a trained model's. Few `letters` make a small argmax."""
     torch.manual_seed(0)
-    config = DecoderConfig.from_name(preset)
-    config = config.replace(context=context or config.context, vocabulary=1 + len(letters))
-    model = Decoder(config).eval()
+    config = ModelConfig.from_name(preset)
+    config = config.replace(tokens=context or config.tokens, vocabulary=1 + len(letters))
+    model = Transformer(config).eval()
     with torch.no_grad():
         model.head.weight.mul_(4)
+    twin = to_qat(model, QuantConfig.from_name(preset))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tokens = words(config.context).train.tokens % config.vocabulary
-        twin = to_quantized(model, QuantConfig.from_name(preset), tokens)
+        calibrate(twin, words(config.tokens).x_train % config.outputs)
     return twin.eval()
 
 

@@ -16,11 +16,9 @@ from torusformer.fhe_compile.decoding.decoder import (
 )
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.program.onnx_io import to_onnx
-from torusformer.models.decoder import Decoder
-from torusformer.models.decoder_config import DecoderConfig
-from torusformer.pipelines.language import program_nll
-from torusformer.quantize.decoder_checkpoint import load_quantized, save_quantized
-from torusformer.quantize.language import nll
+from torusformer.models import ModelConfig, Transformer
+from torusformer.pipelines.measure import program_nll
+from torusformer.quantize import QuantTransformer, evaluate
 
 
 def chained(decoder: DecoderProgram, tokens: list[int]) -> list[dict[str, np.ndarray]]:
@@ -41,7 +39,7 @@ def needed(step: Program, token: int, cache: dict[str, np.ndarray]) -> dict[str,
 @pytest.mark.parametrize("preset", PRESETS)
 def test_steps_compute_what_the_quantized_decoder_does(preset: str):
     decoder, twin = program(preset), quantized(preset)
-    texts = words(decoder.context).dev.tokens[:8]
+    texts = words(decoder.context).x_test[:8]
     with torch.no_grad():
         logits = twin(torch.from_numpy(texts)).numpy()
     for text, expected in zip(texts.tolist(), logits, strict=True):
@@ -54,7 +52,7 @@ def test_steps_compute_what_the_quantized_decoder_does(preset: str):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_onnx_runtime_computes_every_step(preset: str):
     decoder = program(preset)
-    text = words(decoder.context).dev.tokens[0].tolist()
+    text = words(decoder.context).x_test[0].tolist()
     cache: dict[str, np.ndarray] = {}
     for p, values in enumerate(chained(decoder, text)):
         step = decoder.steps[p]
@@ -68,7 +66,7 @@ def test_onnx_runtime_computes_every_step(preset: str):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_absorbing_leaves_what_a_step_leaves(preset: str):
     decoder = program(preset)
-    text = words(decoder.context).dev.tokens[1].tolist()
+    text = words(decoder.context).x_test[1].tolist()
     steps = chained(decoder, text)
     cache: dict[str, np.ndarray] = {}
     for p, (step, values) in enumerate(zip(decoder.steps[:-1], steps, strict=False)):
@@ -91,13 +89,13 @@ def test_absorbing_computes_nothing_for_logits():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_later_token_changes_no_earlier_logit(preset: str):
     """In the float decoder and in its quantized twin; steps cannot see later tokens at all."""
-    config = DecoderConfig.from_name(preset)
+    config = ModelConfig.from_name(preset)
     torch.manual_seed(0)
-    text = torch.randint(0, 27, (4, config.context))
-    for model in (Decoder(config).eval(), quantized(preset)):
+    text = torch.randint(0, 27, (4, config.tokens))
+    for model in (Transformer(config).eval(), quantized(preset)):
         with torch.no_grad():
             before = model(text)
-            for p in range(1, config.context):
+            for p in range(1, config.tokens):
                 other = text.clone()
                 other[:, p:] = (other[:, p:] + 1) % 27
                 assert torch.equal(model(other)[:, :p], before[:, :p])
@@ -105,7 +103,8 @@ def test_a_later_token_changes_no_earlier_logit(preset: str):
 
 def test_the_programs_lose_what_the_quantized_decoder_loses():
     decoder, twin, task = program("tiny-words"), quantized("tiny-words"), words(6)
-    assert program_nll(decoder, task.dev) == pytest.approx(nll(twin, task.dev), abs=1e-4)
+    loss = program_nll(decoder, task.x_test, task.y_test)
+    assert loss == pytest.approx(evaluate(twin, task), abs=1e-4)
 
 
 def test_a_decoder_keeps_on_disk(tmp_path):
@@ -136,13 +135,13 @@ def test_a_folder_that_is_no_decoder_is_named(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_checkpoints_of_both_models(preset: str, tmp_path):
-    config = DecoderConfig.from_name(preset)
-    text = torch.from_numpy(words(config.context).dev.tokens[:4])
+    config = ModelConfig.from_name(preset)
+    text = torch.from_numpy(words(config.tokens).x_test[:4])
     torch.manual_seed(1)
-    model = Decoder(config).eval()
+    model = Transformer(config).eval()
     model.save_pretrained(tmp_path / "float")
     twin = quantized(preset)
-    save_quantized(twin, tmp_path / "qat")
+    twin.save_pretrained(tmp_path / "qat")
     with torch.no_grad():
-        assert torch.equal(Decoder.from_pretrained(tmp_path / "float")(text), model(text))
-        assert torch.equal(load_quantized(tmp_path / "qat")(text), twin(text))
+        assert torch.equal(Transformer.from_pretrained(tmp_path / "float")(text), model(text))
+        assert torch.equal(QuantTransformer.from_pretrained(tmp_path / "qat")(text), twin(text))

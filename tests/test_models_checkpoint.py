@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from torusformer import ArtifactError
-from torusformer.models import Transformer, TransformerConfig
+from torusformer.models import ModelConfig, Transformer
 from torusformer.quantize import QuantConfig, QuantTransformer, to_qat
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Transformer(TransformerConfig.from_name("tiny")).save_pretrained(tmp_path / "float")
+    Transformer(ModelConfig.from_name("tiny")).save_pretrained(tmp_path / "float")
     return tmp_path / "float"
 
 
 def test_float_model_survives_a_round_trip(folder: Path) -> None:
     torch.manual_seed(1)
-    model = Transformer(TransformerConfig.from_name("tiny")).eval()
+    model = Transformer(ModelConfig.from_name("tiny")).eval()
     model.save_pretrained(folder)
     again = Transformer.from_pretrained(folder)
     x = torch.rand(3, *model.config.input_shape)
@@ -30,7 +30,7 @@ def test_float_model_survives_a_round_trip(folder: Path) -> None:
 
 def test_quantized_model_survives_a_round_trip(tmp_path: Path) -> None:
     config = QuantConfig(act_bit_width=2)
-    qat = to_qat(Transformer(TransformerConfig.from_name("tiny")), config).eval()
+    qat = to_qat(Transformer(ModelConfig.from_name("tiny")), config).eval()
     qat.save_pretrained(tmp_path)
     again = QuantTransformer.from_pretrained(tmp_path)
     x = torch.rand(3, *qat.model_config.input_shape) * 16
@@ -79,5 +79,5 @@ def test_foreign_folders(folder: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(ArtifactError, match="is a file"):
-        Transformer(TransformerConfig.from_name("tiny")).save_pretrained(tmp_path / "taken")
+        Transformer(ModelConfig.from_name("tiny")).save_pretrained(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torusformer import InputError
-from torusformer.models import load_task, to_images, to_tokens
+from torusformer.models import TASKS, ModelConfig, load_task, preset_names, to_images, to_tokens
+from torusformer.models.tasks import default_preset
 
 
 def test_digits_split_is_the_fixed_one() -> None:
@@ -110,3 +112,30 @@ def test_bad_files(tmp_path: Path, name: str, text: str, word: str) -> None:
         load_task("digits", tmp_path / name)
     with pytest.raises(InputError, match="missing"):
         load_task("digits", tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_fits_its_preset(name: str) -> None:
+    assert default_preset(name) in preset_names()
+    model = ModelConfig.from_name(default_preset(name))
+    task = load_task(name, patch=model.patch, input_shape=model.input_shape)
+    assert task.input_shape == model.input_shape
+    assert task.fitted(model) == model
+    assert task.test_count == (task.y_test != -1).sum() > 0
+
+
+def test_there_is_no_other_task() -> None:
+    for ask in (load_task, default_preset):
+        with pytest.raises(InputError, match="no task named 'cats'; choose one of digits, words"):
+            ask("cats")
+
+
+def test_batches_are_all_samples_once() -> None:
+    task = load_task("digits")
+    batches = list(task.batches(100, torch.Generator().manual_seed(0)))
+    assert len(batches) == task.batch_count(100)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(y.bincount(), torch.from_numpy(task.y_train).bincount())
+    assert float(x.sum()) == float(task.x_train.sum())
+    again = task.batches(100, torch.Generator().manual_seed(0))
+    assert torch.equal(next(again)[0], batches[0][0])

@@ -6,12 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torusformer import InputError
-from torusformer.models import TransformerConfig
-from torusformer.quantize.attention import Weights
 from torusformer.quantize.config import QuantConfig
-from torusformer.quantize.layers import AccumulatorRounding, GroupedSum, RoundedLinear, matmul
-from torusformer.quantize.norms import build_quant_norm
+from torusformer.quantize.layers import (
+    AccumulatorRounding,
+    GroupedSum,
+    RoundedLinear,
+    RowRounding,
+    matmul,
+)
+from torusformer.quantize.norms import QUANT_NORMS
 from torusformer.quantize.quantizers import ActQuant, Grid, LeastSquaresGrid
+from torusformer.quantize.walk import Rows
+from torusformer.quantize.weights import SoftmaxWeights
 
 
 def integers(lo: int, hi: int, scale: float = 1.0) -> Grid:
@@ -19,6 +25,11 @@ def integers(lo: int, hi: int, scale: float = 1.0) -> Grid:
     return Grid(
         codes * scale, torch.tensor(scale), torch.tensor(float(lo)), torch.tensor(float(hi))
     )
+
+
+def linear(inputs: int, outputs: int, config: QuantConfig, span: int) -> RoundedLinear:
+    weight = torch.randn(outputs, inputs) / inputs**0.5
+    return RoundedLinear(weight, torch.randn(outputs), config, input_span=span).eval()
 
 
 @given(
@@ -57,7 +68,7 @@ def test_rounding_leaves_narrow_sums_alone() -> None:
 
 def test_ranges_of_linear_sums_are_proved() -> None:
     torch.manual_seed(0)
-    layer = RoundedLinear(6, 4, QuantConfig(sum_bit_width=7)).eval()
+    layer = linear(6, 4, QuantConfig(sum_bit_width=7), 7)
     acc = layer.accumulate(
         Grid(torch.zeros(1, 6), torch.tensor(0.5), *map(torch.tensor, (-4.0, 3.0)))
     )
@@ -101,7 +112,7 @@ def test_sums_never_pass_the_promised_width(kind: str) -> None:
     config = QuantConfig.from_dict(
         {"weight_quant": kind, "weight_bit_width": 4, "act_bit_width": 2, "sum_bit_width": 6}
     )
-    layer = RoundedLinear(32, 8, config).eval()
+    layer = linear(32, 8, config, 3)
     source = ActQuant(2)
     with torch.no_grad():
         acc = layer.accumulate(source(torch.randn(3, 32)))
@@ -110,7 +121,7 @@ def test_sums_never_pass_the_promised_width(kind: str) -> None:
 
 def test_too_narrow_a_sum_is_refused() -> None:
     with pytest.raises(InputError, match="sum_bit_width 3"):
-        RoundedLinear(4, 4, QuantConfig(sum_bit_width=3, act_bit_width=4))
+        linear(4, 4, QuantConfig(sum_bit_width=3, act_bit_width=4), 15)
 
 
 def test_activations_share_a_grid() -> None:
@@ -132,33 +143,37 @@ def test_products_are_bounded_by_their_corners() -> None:
 def test_wide_softmax_approaches_the_real_one() -> None:
     names = ("score", "value", "softmax", "exp", "attention", "statistic")
     wide = {f"{name}_bit_width": 10 for name in names}
-    model = TransformerConfig(tokens=5, features=4, num_classes=3, dim=8, heads=2)
-    layer = Weights(model, QuantConfig(**wide, accumulator_bit_width=12)).eval()
+    layer = SoftmaxWeights(QuantConfig(**wide, accumulator_bit_width=12)).eval()
     p = torch.rand(3, 2, 5, 5) * 4 - 2
     for quant, scale in (
-        (layer.score_quant, 0.01), (layer.exp_quant, 0.03), (layer.weight_quant, 1 / 1023)
+        (layer.score_quant, 0.01), (layer.exp_quant, 0.0075), (layer.weight_quant, 1 / 1023)
     ):  # fmt: skip
         quant.set_scale(scale)
     with torch.no_grad():
-        weights = layer(p)
+        weights = layer(p, Rows(0, 5, causal=False))
+        masked = layer(p, Rows(0, 5, causal=True))
+    later = torch.triu(torch.ones(5, 5), diagonal=1) == 1
+    seen = torch.softmax(p.masked_fill(later, -100), -1)
+    torch.testing.assert_close(masked.value, seen, atol=0.05, rtol=0)
     torch.testing.assert_close(weights.value, torch.softmax(p, -1), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms", "batch"])
+@pytest.mark.parametrize("kind", QUANT_NORMS)
 def test_wide_norms_approach_the_real_ones(kind: str) -> None:
     torch.manual_seed(0)
     config = QuantConfig(norm_bit_width=8, rsqrt_bit_width=8, act_bit_width=8, branch_bit_width=8,
                          statistic_bit_width=12, accumulator_bit_width=12)  # fmt: skip
-    norm = build_quant_norm(kind, 16, config).eval()  # type: ignore[arg-type]
+    norm = QUANT_NORMS[kind](16, config).eval()  # type: ignore[index]
     x = ActQuant(8)
     x.set_scale(0.02)
     grid = x(torch.randn(40, 16) + 0.3)
-    if kind != "batch":
+    measured = kind in ("layer", "rms")
+    if measured:
         norm.centred_quant.set_scale(0.03)
         norm.rsqrt_quant.set_scale(0.02)
     norm.out_quant.set_scale(0.03)
     v = grid.value - (grid.value.mean(-1, keepdim=True) if kind == "layer" else 0)
-    expected = v if kind == "batch" else v / v.pow(2).mean(-1, keepdim=True).sqrt()
+    expected = v / v.pow(2).mean(-1, keepdim=True).sqrt() if measured else v
     with torch.no_grad():
         torch.testing.assert_close(norm(grid).value, expected, atol=0.12, rtol=0)
 
@@ -173,3 +188,30 @@ def test_grouped_sums_stay_below_their_limits() -> None:
     assert float(two.hi - two.lo) < 2**6
     assert torch.equal(torch.round(two.value / two.scale) * two.scale, two.value)
     assert (two.value - exact.value).abs().max() <= two.scale * 2 * 0.75
+
+
+def test_a_row_is_rounded_as_far_as_its_own_terms_need() -> None:
+    """As the step at its position will round it: one token's sum stays exact."""
+    x = integers(-8, 7)._replace(value=torch.tensor([[5.0], [9.0], [30.0]]))
+    found = RowRounding(4).rows(x, [1, 2, 4])
+    assert found.scale.flatten().tolist() == [1, 2, 4]
+    for i, count in enumerate([1, 2, 4]):
+        alone = x._replace(value=x.value[i], lo=x.lo * count, hi=x.hi * count)
+        assert torch.equal(AccumulatorRounding(4)(alone).value, found.value[i])
+    alike = RowRounding(4).rows(x, [2, 2, 2])
+    assert alike.scale.ndim == 0
+
+
+def test_what_a_token_adds_comes_in_whole_steps_of_the_sum() -> None:
+    torch.manual_seed(0)
+    weight, known, bias = torch.randn(4, 6), torch.randn(4, 5), torch.randn(4)
+    config = QuantConfig(accumulator_bit_width=12, token_bit_width=8)
+    layer = RoundedLinear(weight, bias, config, input_span=7, known=known).eval()
+    x = ActQuant(3)(torch.randn(2, 3, 6))
+    token = torch.randn(2, 3, 5)
+    with torch.no_grad():
+        added = layer(x, token) - layer.accumulate(x).value
+        scale = layer.accumulate(x).scale
+    wanted = token @ known.T + bias
+    assert torch.allclose(torch.round(added / scale) * scale, added, atol=1e-5)
+    assert float(((added - wanted) / scale).abs().max()) <= 0.5 + 1e-4

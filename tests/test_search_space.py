@@ -1,6 +1,5 @@
 """The declared space, its presets, and the front of what was measured in it."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 
 from torusformer import ArtifactError, InputError
-from torusformer.models import TransformerConfig
-from torusformer.models.config import PRESETS
+from torusformer.models import ModelConfig, preset_names
 from torusformer.pipelines.front import Limits, Measured, pareto_front
 from torusformer.pipelines.search_space import MODEL, QUANT, Space
 from torusformer.pipelines.settings import Settings
@@ -18,12 +16,12 @@ from torusformer.quantize import QuantConfig
 
 
 def test_what_is_declared_exists() -> None:
-    assert set(MODEL) <= {field.name for field in dataclasses.fields(TransformerConfig)}
-    assert set(QUANT) <= {field.name for field in dataclasses.fields(QuantConfig)}
+    assert set(MODEL) <= set(ModelConfig.model_fields)
+    assert set(QUANT) <= set(QuantConfig.model_fields)
     assert not set(MODEL) & set(QUANT)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_in_the_space_around_it(name: str) -> None:
     preset = Settings.from_name(name)
     space = Space.around([preset])
@@ -98,7 +96,8 @@ def test_nothing_dearer_than_what_is_good_enough_is_wanted() -> None:
     ("part", "value", "word"),
     [
         ("model", None, "'model' is no object"),
-        ("model", {"tokens": 4}, "incomplete model settings"),
+        ("model", {"tokens": 4}, "give features for inputs of numbers"),
+        ("model", {"features": 4, "num_classes": 2}, "setting 'tokens' is missing"),
         ("quant", {"colour": 3}, "colour"),
         ("quant", {"act_bit_width": "3"}, "act_bit_width is '3'"),
         ("training", {"qat_epochs": 1.5}, "qat_epochs is 1.5"),

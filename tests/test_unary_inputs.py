@@ -6,56 +6,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from tests.twins import SMALL, logits_of, program_of, twin_of
 from torusformer import InputError
-from torusformer.fhe_compile import compile_program, interpret, lower, save_deployment
+from torusformer.fhe_compile import compile_program, interpret, save_deployment
 from torusformer.fhe_compile.program.nodes import Port, Program
-from torusformer.fhe_compile.program.ports import dequantize_array
-from torusformer.models import Transformer, TransformerConfig
+from torusformer.models import ModelConfig
 from torusformer.pipelines.values import to_integers
-from torusformer.quantize import (
-    QuantConfig,
-    QuantTransformer,
-    calibrate,
-    export_qonnx,
-    predict,
-    to_qat,
-)
+from torusformer.quantize import QuantConfig, QuantTransformer, predict
 from torusformer.serving import Client, Server
 
 
-def trained(pooling: str, folder: Path) -> tuple[QuantTransformer, Program]:
+def trained(pooling: str) -> tuple[QuantTransformer, Program]:
     """Not trained, in fact; calibrated."""
-    torch.manual_seed(0)
-    model = Transformer(
-        TransformerConfig(
-            tokens=2, features=3, num_classes=3, dim=4, layers=1, heads=2, head_dim=2, mlp_dim=4,
-            activation="relu", norm="batch", pooling=pooling, input_scale=4.0,  # type: ignore[arg-type]
-        )
-    )  # fmt: skip
-    model(torch.rand(64, 2, 3) * 4)  # running statistics
+    shape = {**SMALL, "tokens": 2, "features": 3, "num_classes": 3, "input_scale": 4.0}
+    config = ModelConfig.from_dict({**shape, "norm": "batch", "pooling": pooling})
     bits = QuantConfig.from_name("tiny").replace(input_unary=True)
-    qat = to_qat(model.eval(), bits)
-    calibrate(qat, torch.rand(64, 2, 3) * 4)
-    export_qonnx(qat.eval(), torch.rand(1, 2, 3), folder / "m.qonnx.onnx")
-    return qat, lower(folder / "m.qonnx.onnx")
+    twin = twin_of(config, bits)
+    return twin, program_of(twin)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "query"])
-def test_program_computes_what_the_quantized_model_does(pooling: str, tmp_path: Path) -> None:
-    qat, program = trained(pooling, tmp_path)
-    (port,), (logits,) = program.inputs, program.outputs
+def test_program_computes_what_the_quantized_model_does(pooling: str) -> None:
+    qat, program = trained(pooling)
+    (port,) = program.inputs
     assert (port.shape, port.real_shape, port.hi) == ((1, 2, 3, 3), (1, 2, 3), 1)
     x = np.random.default_rng(0).uniform(-0.5, 5, (32, 2, 3)).astype(np.float32)
     q_x = to_integers(port, x)
     assert np.array_equal(np.sort(q_x, axis=-1)[..., ::-1], q_x)  # first the lowest threshold
-    found = [dequantize_array(logits, interpret(program, {port.name: q})[logits.name]) for q in q_x]
-    np.testing.assert_allclose(np.concatenate(found), predict(qat, x), atol=1e-5)
+    np.testing.assert_allclose(logits_of(program, x), predict(qat, x), atol=1e-5)
 
 
 def test_a_client_codes_and_encrypts_real_numbers(tmp_path: Path) -> None:
-    _, program = trained("query", tmp_path)
+    _, program = trained("query")
     save_deployment(compile_program(program), tmp_path / "deployment")
     client, server = Client(tmp_path / "deployment"), Server(tmp_path / "deployment")
     x = np.array([[[0.1, 2.0, 3.9], [4.0, 0.0, 1.2]]])
