@@ -125,7 +125,7 @@ def distance_bias(config: ModelConfig) -> nn.Parameter | None:
 
 def split(x: Tensor, heads: int) -> Tensor:
     """(B, T, heads * d) to (B, heads, T, d)."""
-    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def visible(rows: int, count: int, *, causal: bool) -> Tensor:
