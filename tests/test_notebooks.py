@@ -37,7 +37,7 @@ SHORTER = {
         "dim=16, mlp_dim=16": "dim=4, mlp_dim=4",
     },
     "02_encrypted_generation": {
-        'from_name("tiny-words")': 'from_name("tiny-words", data=Path({}), context=3, epochs=1)',
+        '"words", "tiny-words"': '"words", "tiny-words", data=Path({}), context=3, epochs=1',
         "count=4": "count=1",
     },
 }
