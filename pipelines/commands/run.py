@@ -129,14 +129,15 @@ def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers]
         raise InputError(f"the program has {len(model.inputs)} inputs, not one; give --input")
     (port,) = model.inputs
     patch = json.loads(model.about.get("patch", "null"))
-    if len(port.real_shape) != 3:
+    if len(port.real_shape) not in (2, 3):
         raise InputError(
-            f"the program takes {port.real_shape}, not (1, tokens, features); give --input"
+            f"the program takes {port.real_shape}, not (1, tokens, features) or ids (1, tokens); "
+            "give --input"
         )
-    _, tokens, features = port.real_shape
-    task = load_task(
-        args.task, args.data, patch=patch and tuple(patch), input_shape=(tokens, features)
-    )
+    shape = port.real_shape[1:]
+    task = load_task(args.task, args.data, patch=patch and tuple(patch), input_shape=shape)
+    if task.measure != "accuracy":
+        raise InputError(f"the task {args.task} is for a model that writes; see generate")
     x, y = task.x_test[: args.count], task.y_test[: args.count]
     return [{port.name: q_x} for q_x in to_integers(port, x)], [task.labels[i] for i in y]
 
