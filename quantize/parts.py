@@ -20,7 +20,8 @@ class QuantFeatures(nn.Module):
     def __init__(self, config: QuantConfig, unit: float) -> None:
         """Codes count in `unit` of the model's own numbers."""
         super().__init__()
-        self.unary, self.unit = config.input_unary, unit
+        # One bit is its own unary code.
+        self.unary, self.unit = config.input_unary or config.input_bit_width == 1, unit
         self.quant = ActQuant(config.input_bit_width, signed=False)
         self.quant.requires_grad_(False)
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
@@ -50,7 +50,7 @@ from torusformer.quantize.layers import RoundedLinear
 # fmt: off
 OPERATORS = {
     "Quant", "Add", "Sub", "Mul", "Div", "MatMul", "Transpose", "Reshape", "Slice", "ReduceSum",
-    "Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Relu", "Constant", "Gemm",
+    "Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Relu", "Constant", "Gemm", "Concat",
 }
 # fmt: on
 
@@ -99,7 +99,9 @@ def test_roundings_are_one_node_each_with_a_scale_of_a_power_of_two(tmp_path: Pa
 
 
 def test_no_rounding_where_sums_are_narrow(tmp_path: Path) -> None:
-    bits = QuantConfig(sum_bit_width=5, act_bit_width=2, input_bit_width=2)
+    bits = QuantConfig(
+        sum_bit_width=5, act_bit_width=2, input_bit_width=2, unfolded=("affine",)
+    )  # fmt: skip
     twin = twin_of(ModelConfig.from_dict(SHAPE), bits)
     graph = export_qonnx(twin, torch.rand(1, 3, 4), tmp_path / "m.onnx").graph
     names = [n.name for n in graph.node if n.op_type == "Quant" and "rounding" in n.name]
@@ -127,7 +129,7 @@ def test_steps_are_exported_one_after_the_other(tmp_path: Path) -> None:
     names, graphs = zip(*steps, strict=True)
     assert names == ("step.1", "step.2")
     assert [i.name for i in graphs[1].graph.input[:5]] == [
-        "token", "key.0.0", "value.0.0", "key.0.1", "value.0.1"
+        "token", "key.0.0", "key.0.1", "value.0.0", "value.0.1"
     ]  # fmt: skip
     assert [o.name for o in graphs[1].graph.output] == ["logits", "key.0.2", "value.0.2"]
 
@@ -163,7 +165,7 @@ BITS = {
 
 
 @given(shapes(), st.fixed_dictionaries({k: st.sampled_from(v) for k, v in BITS.items()}))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate])
 def test_any_model_is_lowered_to_what_it_computes(config: ModelConfig, bits: Fragment) -> None:
     twin = twin_of(config, QuantConfig(**bits))
     x = samples(config, 16, seed=3)
