@@ -167,8 +167,9 @@ class RoundedLinear(nn.Module):
         weight, weight_scale = quantized_weight(self.linear, x, training=self.training)
         with torch.no_grad():
             w = torch.round(weight / weight_scale)
-            up, down = w.clamp(min=0).sum(1), w.clamp(max=0).sum(1)
-            lo, hi = up * x.lo + down * x.hi, up * x.hi + down * x.lo
+            up, down = w.clamp(min=0), w.clamp(max=0)
+            least, most = (end.expand(w.shape[1]) for end in (x.lo, x.hi))
+            lo, hi = up @ least + down @ most, up @ most + down @ least
         scale = weight_scale.reshape(-1) * x.scale
         if torch.onnx.is_in_onnx_export():
             return Grid(self.linear(x.value), constant(scale), constant(lo), constant(hi))
@@ -283,8 +284,8 @@ def side_by_side(parts: Sequence[Grid]) -> Grid:
     return Grid(
         torch.cat([parts[0].value, *values], dim=-1),
         scale,
-        torch.stack([part.lo for part in parts]).min(),
-        torch.stack([part.hi for part in parts]).max(),
+        torch.cat([part.lo.expand(part.value.shape[-1]) for part in parts]),
+        torch.cat([part.hi.expand(part.value.shape[-1]) for part in parts]),
     )
 
 

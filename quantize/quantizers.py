@@ -38,8 +38,9 @@ class Grid(NamedTuple):
 
     def as_quant_tensor(self, *, training: bool) -> QuantTensor:
         """The same for a Brevitas layer."""
-        signed = bool(self.lo < 0)
-        top = int(torch.maximum(self.hi, -self.lo - 1)) if signed else int(self.hi)
+        lo, hi = self.lo.amin(), self.hi.amax()
+        signed = bool(lo < 0)
+        top = int(torch.maximum(hi, -lo - 1)) if signed else int(hi)
         bits = torch.tensor(float(top.bit_length() + signed))
         return QuantTensor(self.value, self.scale, torch.tensor(0.0), bits, signed, training)
 

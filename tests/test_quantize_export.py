@@ -100,7 +100,7 @@ def test_roundings_are_one_node_each_with_a_scale_of_a_power_of_two(tmp_path: Pa
 
 def test_no_rounding_where_sums_are_narrow(tmp_path: Path) -> None:
     bits = QuantConfig(
-        sum_bit_width=5, act_bit_width=2, input_bit_width=2, unfolded=("affine",)
+        sum_bit_width=5, act_bit_width=2, input_bit_width=2
     )  # fmt: skip
     twin = twin_of(ModelConfig.from_dict(SHAPE), bits)
     graph = export_qonnx(twin, torch.rand(1, 3, 4), tmp_path / "m.onnx").graph
