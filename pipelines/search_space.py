@@ -70,6 +70,11 @@ class Space:
     def around(cls, presets: Sequence[Settings], fields: Sequence[str] | None = None) -> Space:
         """The declared space, or only these fields of it, with the presets inside."""
         declared = {**MODEL, **QUANT}
+        if ids := [s.name for s in presets if s.model.features is None]:
+            raise InputError(
+                f"tune searches models of features, and {ids[0]} reads token ids; give another"
+                " --preset"
+            )
         if any(settings.model.patch is None for settings in presets):
             del declared["patch"]
         for name in fields or ():

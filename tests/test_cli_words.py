@@ -119,8 +119,13 @@ def test_train_takes_a_text(tmp_path):
 
 def test_train_words_refuses_what_is_of_digits(tmp_path, data):
     argv = ("train", "--out", str(tmp_path / "out"))
-    assert "no preset named 'tiny'" in refused(*argv, "--task", "words", "--preset", "tiny")
-    assert "is for the task words" in refused(*argv, "--context", "3")
+    said = refused(*argv, "--task", "words", "--preset", "tiny")
+    assert "give a model of a vocabulary, not of features" in said
+    assert "digits-small reads features" in refused(*argv, "--context", "3")
     said = refused(*argv, "--task", "words", "--config", str(data))
-    assert "tune knows no words" in said
+    assert "is not a configuration to train" in said
+    said = refused("tune", "--out", str(tmp_path / "out"), "--task", "words", "--max-seconds", "5")
+    assert "tune searches models of features" in said
+    said = refused("demo", "words", "--out", str(tmp_path / "out"), "--images", "2")
+    assert "takes no --images" in said
     assert not (tmp_path / "out").exists()

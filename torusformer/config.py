@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from torusformer.errors import InputError
 
@@ -40,7 +39,7 @@ class Config(BaseModel):
 
     @classmethod
     def _explained(cls, error: ValidationError) -> str:
-        first = error.errors()[0]
+        first: Mapping[str, Any] = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         match first["type"]:
             case "extra_forbidden":
@@ -53,7 +52,7 @@ class Config(BaseModel):
         return f"{name} is {first['input']!r}; {_cure(first)}"
 
 
-def _cure(error: ErrorDetails) -> str:
+def _cure(error: Mapping[str, Any]) -> str:
     """What to give, from what pydantic says."""
     bounds = error.get("ctx", {})
     if "expected" in bounds:
