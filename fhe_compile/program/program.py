@@ -4,6 +4,7 @@ A program is a list of nodes over integer tensors in static single assignment fo
 frozen dataclass that names its output (`name`), its inputs, and the layer of the model it came
 from (`layer`, the tag under which bootstraps are counted). All arrays are int64.
 
+>>> from torusformer.fhe_compile.program.nodes import Linear, Table
 >>> program = Program(
 ...     inputs=(Port("x", (1, 2), lo=0, hi=3),),
 ...     outputs=(Port("y", (1, 1), lo=0, hi=9),),
