@@ -3,7 +3,7 @@
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.convert import calibrate, to_qat
 from torusformer.quantize.export import export_qonnx, export_steps
-from torusformer.quantize.train import History, TrainConfig, evaluate, predict, train
+from torusformer.quantize.training import History, TrainConfig, evaluate, predict, train
 from torusformer.quantize.transformer import QuantTransformer
 
 __all__ = [

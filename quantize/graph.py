@@ -1,7 +1,7 @@
 """A float transformer in, a graph of its operations out: what is folded, then quantized.
 
 Values are tensors (B, T, n), named after the module that makes them. `Code` marks where the
-quantized twin looks a value up; in floating point it changes nothing. `evaluate.evaluate`
+quantized twin looks a value up; in floating point it changes nothing. `interpreter.interpret`
 runs a graph: every rewrite of `fold` must leave that what it was.
 """
 

@@ -24,7 +24,6 @@ from torusformer import InputError
 from torusformer.models import ModelConfig, Transformer, preset_names
 from torusformer.models.config import Activation, AttentionKind, Norm, Pooling, Positions
 from torusformer.quantize import QuantConfig, to_qat
-from torusformer.quantize.evaluate import evaluate
 from torusformer.quantize.fold import (
     REWRITES,
     foldable,
@@ -41,6 +40,7 @@ from torusformer.quantize.graph import (
     Residual,
     graph_of,
 )
+from torusformer.quantize.interpreter import interpret
 
 # fmt: off
 AXES = [
@@ -88,12 +88,12 @@ def is_affine(config: ModelConfig) -> bool:
 def test_graph_and_every_rewrite_compute_what_the_model_does(settings: Fragment) -> None:
     model, x = made(settings)
     graph, expected = graph_of(model), model(x)
-    torch.testing.assert_close(evaluate(graph, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(interpret(graph, x), expected, rtol=1e-5, atol=1e-5)
     direct = read_tokens_directly(graph)
-    assert same(evaluate(direct, x), expected)
+    assert same(interpret(direct, x), expected)
     rewrites = {name: rewrite(direct) for name, rewrite in REWRITES.items()}
     for rewritten in rewrites.values():
-        assert rewritten is None or same(evaluate(rewritten, x), expected)
+        assert rewritten is None or same(interpret(rewritten, x), expected)
     config = model.config
     mean = config.norm == "layer" and not config.post_norm
     assert (rewrites["mean"] is not None) == mean
@@ -115,7 +115,7 @@ def test_no_pattern_is_left_behind_its_rewrite(settings: Fragment) -> None:
         norms = [op for op in centred.ops if isinstance(op, Normalize)]
         assert {norm.kind for norm in norms} == {"rms"}
         for norm in norms:
-            stream = evaluate(until(centred, norm.sources[0]), x)
+            stream = interpret(until(centred, norm.sources[0]), x)
             assert float(stream.mean(-1).abs().max()) < 1e-5
     if (fused := REWRITES["affine"](graph)) is not None:
         assert not [op for op in fused.ops if isinstance(op, Normalize | Residual)]

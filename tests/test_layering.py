@@ -1,6 +1,8 @@
 """Imports run left to right only; each stage lives without the libraries of the others."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,3 +170,11 @@ def test_importing_says_nothing() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("package", ["", ".models", ".quantize", ".fhe_compile", ".serving"])
+def test_no_public_name_hides_a_module(package: str) -> None:
+    # importing the module would put it where the function stood
+    found = importlib.import_module(f"torusformer{package}")
+    modules = {module.name for module in pkgutil.iter_modules(found.__path__)}
+    assert not modules & set(found.__all__)

@@ -21,7 +21,16 @@ def test_what_is_declared_exists() -> None:
     assert not set(MODEL) & set(QUANT)
 
 
-@pytest.mark.parametrize("name", preset_names())
+FEATURES = [n for n in preset_names() if ModelConfig.from_name(n).features is not None]
+
+
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - set(FEATURES)))
+def test_models_of_token_ids_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} reads token ids; give another --preset"):
+        Space.around([Settings.from_name(name)])
+
+
+@pytest.mark.parametrize("name", FEATURES)
 def test_every_preset_is_in_the_space_around_it(name: str) -> None:
     preset = Settings.from_name(name)
     space = Space.around([preset])

@@ -4,6 +4,7 @@ A program is a list of nodes over integer tensors in static single assignment fo
 frozen dataclass that names its output (`name`), its inputs, and the layer of the model it came
 from (`layer`, the tag under which bootstraps are counted). All arrays are int64.
 
+>>> import numpy as np
 >>> from torusformer.fhe_compile.program.nodes import Linear, Table
 >>> program = Program(
 ...     inputs=(Port("x", (1, 2), lo=0, hi=3),),
@@ -13,7 +14,7 @@ from (`layer`, the tag under which bootstraps are counted). All arrays are int64
 ...         Table("y", "fc", ("acc",), np.array(0), np.arange(10)),
 ...     ),
 ... )
->>> int(program.ranges["acc"].hi)
+>>> int(program.ranges["acc"].hi.max())
 9
 """
 

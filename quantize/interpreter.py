@@ -27,7 +27,7 @@ from torusformer.quantize.graph import (
 
 
 @torch.no_grad()
-def evaluate(graph: Graph, x: Tensor) -> Tensor:
+def interpret(graph: Graph, x: Tensor) -> Tensor:
     """Logits of x, (B, tokens, features) or ids (B, T), as `Transformer.forward` in eval mode."""
     values: dict[str, Tensor] = {}
     padding = graph.model.padding
