@@ -55,8 +55,10 @@ def test_what_is_no_clip_stays():
 
 @pytest.mark.parametrize("name", ["window", "step"])
 def test_a_decrypted_clip_is_exact(name: str):
-    function = {"window": lambda n: np.clip(n + 7, 0, 15), "step": lambda n: (n > 20).astype(int)}
-    program = clipped(function[name])
+    program = {
+        "window": clipped(lambda n: np.clip(n + 3, 0, 7), WEIGHT // 3),
+        "step": clipped(lambda n: (n > 20).astype(int)),
+    }[name]
     circuit = compile_program(program)
     assert any(node.name == "y.near" for node in circuit.plan.expanded.nodes)
     circuit.keygen()
