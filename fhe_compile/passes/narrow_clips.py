@@ -44,7 +44,11 @@ def narrow_clips(program: Program, options: PassOptions) -> Program:
     made = {node.name: node for node in program.nodes}
     nodes: list[Node] = []
     for node in program.nodes:
-        if not isinstance(node, Table) or isinstance(made.get(node.inputs[0]), Round):
+        if (
+            not isinstance(node, Table)
+            or isinstance(made.get(node.inputs[0]), Round)
+            or f"{node.name}.near" in made  # it is split already
+        ):
             nodes.append(node)
             continue
         clip = _cheapest(node, ranges[node.inputs[0]], options.prices)
