@@ -27,7 +27,9 @@ def words(context: int) -> Task:
 
 
 @cache
-def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -> QuantTransformer:
+def quantized(
+    preset: str, context: int | None = None, letters: str = LETTERS, bits: int = 5
+) -> QuantTransformer:
     """In eval mode; logits are as wide as a trained model's. Few `letters` make a small argmax."""
     torch.manual_seed(0)
     config = ModelConfig.from_name(preset)
@@ -35,7 +37,7 @@ def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -
     model = Transformer(config).eval()
     with torch.no_grad():
         model.head.weight.mul_(4)
-    twin = to_qat(model, QuantConfig.from_name(preset))
+    twin = to_qat(model, QuantConfig.from_name(preset).replace(accumulator_bit_width=bits))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calibrate(twin, words(config.tokens).x_train % config.outputs)
@@ -43,12 +45,15 @@ def quantized(preset: str, context: int | None = None, letters: str = LETTERS) -
 
 
 @cache
-def program(preset: str, context: int | None = None, letters: str = LETTERS) -> DecoderProgram:
-    """Of every step, open."""
-    twin, labels = quantized(preset, context, letters), json.dumps(["\n", *letters])
+def program(
+    preset: str, context: int | None = None, letters: str = LETTERS, bits: int = 5
+) -> DecoderProgram:
+    """Of every step, open. What is to be encrypted takes four bits: its keys cost half."""
+    twin, labels = quantized(preset, context, letters, bits), json.dumps(["\n", *letters])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lower_decoder(export_steps(twin, Path(folder)), {"labels": labels})
+        steps = export_steps(twin, Path(folder))
+        return lower_decoder(steps, {"labels": labels}, levels=2 ** (bits - 1))
 
 
 def one_hot(token: int, count: int = 27) -> np.ndarray:

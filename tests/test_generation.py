@@ -34,7 +34,7 @@ CONTEXT, LETTERS = 4, "abcd"
 
 @cache
 def picking() -> DecoderProgram:
-    return program("tiny-words", CONTEXT, LETTERS).with_picking()
+    return program("tiny-words", CONTEXT, LETTERS, bits=4).with_picking()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_either_loop_picks_the_same():
         request = Request.of(picking(), "", CONTEXT, 1.0, seed)
         one, other = (
             [c.token for c in write_clear(decoder, request)]
-            for decoder in (picking(), program("tiny-words", CONTEXT, LETTERS))
+            for decoder in (picking(), program("tiny-words", CONTEXT, LETTERS, bits=4))
         )
         assert one == other
 
@@ -111,7 +111,7 @@ def test_either_loop_picks_the_same():
 @pytest.mark.parametrize("preset", ["tiny-gpt2", "tiny-llama"])
 def test_several_layers_in_an_open_loop(preset: str, tmp_path):
     """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
-    decoder = program(preset, 2, LETTERS)
+    decoder = program(preset, 2, LETTERS, bits=4)
     save_decoder_deployment(compile_decoder(decoder), tmp_path / "d")
     parties = EncryptedWriting(tmp_path / "d")
     for prompt, count in (("", 1), ("c", 1)):

@@ -37,7 +37,7 @@ def scored() -> Program:
     biases = np.array([0, 2, -1, 0, 30])  # of a head, in whole steps
     port = Port("logits", port.shape, port.lo, port.hi, np.array(STEP), -biases.astype(float))
     return with_picking(
-        made.replace(outputs=(port,), metadata={WINDOW_KEY: window_to_json(window_for(port))})
+        made.replace(outputs=(port,), metadata={WINDOW_KEY: window_to_json(window_for(port, 8))})
     )
 
 
