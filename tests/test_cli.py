@@ -11,6 +11,7 @@ import pytest
 
 from tests.commands import printed, say
 from tests.programs import classifier
+from tests.settings import TINIEST
 from torusformer.fhe_compile import load_program, save_program
 from torusformer.models import Transformer
 from torusformer.pipelines.cli import COMMANDS, main
@@ -172,7 +173,8 @@ def test_a_run_is_a_table_to_read(small: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo_goes_all_the_way(tmp_path: Path) -> None:
     out = tmp_path / "digits"
-    argv = ["demo", "digits", "--preset", "tiny", "--epochs", "2", "--images", "1"]
+    TINIEST.save(tmp_path / "tiniest.json")
+    argv = ["demo", "digits", "--config", str(tmp_path / "tiniest.json"), "--images", "1"]
     report = printed(*argv, "--out", str(out))
     assert report == json.loads((out / "report.json").read_text())
     assert {p.name for p in out.iterdir()} == {
@@ -185,7 +187,7 @@ def test_demo_goes_all_the_way(tmp_path: Path) -> None:
         "versions.json",
     }
     assert report["task"] == "digits"
-    assert report["preset"] == "tiny"
+    assert report["preset"] == "tiniest"
     assert report["test_count"] == 450
     assert report["agreement"] >= 0.995
     assert report["p_error"] == report["plan"]["p_error"] == 2**-64

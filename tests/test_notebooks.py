@@ -37,8 +37,8 @@ SHORTER = {
         "dim=16, mlp_dim=16": "dim=4, mlp_dim=4",
     },
     "02_encrypted_generation": {
-        '"words", "tiny-words"': '"words", "tiny-words", data=Path({}), context=3, epochs=1',
-        "count=4": "count=1",
+        '"words", "tiny-words"': '"words", "tiny-words", data=Path({}), context=2, epochs=1',
+        '"re", count=4': '"r", count=1',
     },
 }
 

@@ -105,8 +105,8 @@ def fuse_tables() -> Program:
 
 def narrow_clips() -> Program:
     b = Builder(X)
-    b.add(Linear("a", "l", ("x",), 5 * ONES + np.arange(8).reshape(4, 2) // 2))
-    b.table("y", "l", "a", lambda n: np.clip(n - 30, 0, 3))
+    b.add(Linear("a", "l", ("x",), 3 * ONES + np.arange(8).reshape(4, 2) // 4))
+    b.table("y", "l", "a", lambda n: np.clip(n - 18, 0, 3))
     return b.program("y")
 
 

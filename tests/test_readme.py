@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.settings import TINIEST
 from torusformer.fhe_compile import interpret
 from torusformer.pipelines.cli import build_parser
 
@@ -100,13 +101,13 @@ def messages(path: Path) -> list[str]:
 def test_the_ten_lines_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On the preset for tests, and with one epoch."""
+    """On a model for tests."""
     (block,) = blocks(ROOT / "README.md", "python")
-    old = '("digits", "digits-small")'
+    old = 'from_name("digits", "digits-small")'
     assert old in block
-    block = block.replace(old, '("digits", "tiny", epochs=1)')
+    block = block.replace(old, 'from_settings("digits", TINIEST)')
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"TINIEST": TINIEST}
     exec(compile(block, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "a 2 is read as a" in said
