@@ -1,5 +1,9 @@
 """Every pass in the list: it does something to its example, and no output changes."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -227,6 +231,30 @@ def test_what_a_pass_makes_decrypts_exactly(name: str, rewritten: Module) -> Non
     expected, found = interpret(before, x), rewritten.function(name).run(x, fhe="execute")
     assert found.keys() == {port.name for port in before.outputs}
     assert all(np.array_equal(found[output], expected[output]) for output in found)
+
+
+def test_the_pass_that_contributing_adds_is_one() -> None:
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    (diff,) = re.findall(r"```diff\n([^`]*?passes/join_constants.*?)```", text, re.DOTALL)
+    lines = iter(diff.splitlines())
+    parts: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("--- "):
+            file = next(lines)[6:] if line == "--- /dev/null" else line[6:]
+        elif line.startswith("+"):
+            parts.setdefault(file, []).append(line[1:])
+        else:  # what the diff says is there
+            assert line[1:] in (Path(__file__).parent.parent / file).read_text()
+    made, listed, example = ("\n".join(part) for part in parts.values())
+    names, tests = dict[str, Any](), dict(globals())
+    exec(made, names)
+    before_examples, _, entry = example.partition('    "join_constants"')
+    exec(before_examples, tests)
+    assert entry == ": join_constants," and "Pass(join_constants, " in listed
+    before = tests["join_constants"]()
+    after = names["join_constants"](before, OPTIONS)
+    assert contents(after) != contents(before)
+    same_outputs(before, after)
 
 
 # What a pass saves: bootstraps, their time, or that what its example reads is precise.
