@@ -10,6 +10,7 @@ import numpy as np
 from concrete.fhe.dtypes import Integer
 from concrete.fhe.representation import Graph, GraphProcessor, Operation
 from concrete.fhe.representation import Node as GraphNode
+from concrete.fhe.tracing import Tracer
 from numpy.typing import NDArray
 
 from torusformer.fhe_compile.circuit.backend import fhe
@@ -49,15 +50,34 @@ class _Concrete:
         return fhe.zeros(shape)
 
     def look_up(self, x: Any, tables: IntArray, mapping: NDArray[np.intp] | None) -> Any:
-        """One table, or one an element."""
+        """One table, or one an element; in the clear, Concrete would look behind its end."""
+        in_the_clear = _Negacyclic(tables, mapping)
+        if not isinstance(x, Tracer):
+            return in_the_clear(x)
         if mapping is None:
-            return fhe.LookupTable(tables[0])[x]
-        each = np.array([fhe.LookupTable(table) for table in tables], dtype=object)
-        return fhe.LookupTable(each[mapping])[x]
+            found = fhe.LookupTable(tables[0])[x]
+        else:
+            each = np.array([fhe.LookupTable(table) for table in tables], dtype=object)
+            found = fhe.LookupTable(each[mapping])[x]
+        found.computation.evaluator = in_the_clear
+        return found
 
     def truncate(self, x: Any, lsbs: int) -> Any:
         """Exactly, the bits keep their places."""
         return fhe.truncate_bit_pattern(x, lsbs_to_remove=lsbs)
+
+
+class _Negacyclic:
+    """What a bootstrap reads of tables (n, size): behind their end they go on, negated."""
+
+    def __init__(self, tables: IntArray, mapping: NDArray[np.intp] | None) -> None:
+        self.tables = np.concatenate([tables, -tables], axis=1)
+        self.mapping = np.array(0) if mapping is None else mapping
+
+    def __call__(self, x: IntArray) -> IntArray:
+        """Of each element."""
+        found: IntArray = self.tables[self.mapping, np.asarray(x) % self.tables.shape[1]]
+        return found
 
 
 class ProvedBitWidths(GraphProcessor):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from torusformer.fhe_compile.program.antiperiod import Fold, folded_tables, narrowest_fold
 from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
 from torusformer.fhe_compile.program.ranges import Interval
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
@@ -28,6 +29,7 @@ from torusformer.fhe_compile.tfhe.tensor_ops import (
     Lookup,
     TensorOp,
     Truncate,
+    Wrap,
     Zeros,
 )
 
@@ -117,6 +119,10 @@ class _Encoder:
     def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
         """A lookup, unless every input gives the same."""
         source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
+        index = Interval(x.lo + offset, x.hi + offset)
+        if not source.shift and (fold := narrowest_fold(values, index)):
+            self._look_up_in_a_ring(node, index, values, fold, apart)
+            return
         if source.shift:  # a rounding: its base and bits are fixed
             read, base = source.operation, source.base >> source.shift
             bits = self.operations[read].bits - source.shift
@@ -130,6 +136,32 @@ class _Encoder:
         fields = {"tables": tables, "mapping": mapping, "lsbs": source.shift, "apart": apart}
         made = self._make(node, Lookup, (read,), bits=bits_for(tables.max()), **fields)
         self.values[out] = _Value(made, base_out)
+
+    def _look_up_in_a_ring(
+        self, node: Node, index: Interval, values: IntArray, fold: Fold, apart: bool
+    ) -> None:
+        """A lookup that sees its input modulo 2**(bits + 1); of some bases that with fewest tables.
+
+        Concrete takes a table of equal entries for a constant, which it is not: a sign is read one
+        step away from where its entries are equal.
+        """
+        source, x = self.values[node.inputs[0]], self.ranges[node.inputs[0]]
+        offset = index.lo - x.lo
+        bases = index.lo.min() - offset, np.full(x.shape, x.lo.min()), x.lo
+        ways = [(base, *folded_tables(values, index, base + offset, fold)) for base in bases]
+        base, tables, mapping = min(ways, key=lambda way: len(way[1]))
+        if (signs := (tables == tables[:, :1]).all(axis=1)).any():
+            base = base - signs[mapping]
+            tables, mapping = folded_tables(values, index, base + offset, fold)
+        if not tables.any():  # no table at all
+            self.constant(node, fold.half)
+            return
+        clear = np.broadcast_to(source.base - base, x.shape)
+        clear = np.array(clear.flat[0]) if (clear == clear.flat[0]).all() else clear
+        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=fold.bits)
+        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None, "apart": apart}
+        made = self._make(node, Lookup, (wrap,), bits=bits_for(abs(tables).max()), **fields)
+        self.values[node.name] = _Value(made, fold.half)
 
     def enter(self, port: Port) -> EncodedPort:
         """An input: the client encrypts integer - lo."""

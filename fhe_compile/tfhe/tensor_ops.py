@@ -29,7 +29,10 @@ class Backend(Protocol):
         """Encrypted zeros."""
 
     def look_up(self, x: Any, tables: IntArray, mapping: NDArray[np.intp] | None) -> Any:
-        """The entry of each element in the only table, or in that which `mapping` gives it."""
+        """The entry of each element in the only table, or in that which `mapping` gives it.
+
+        Behind its end a table stands once more, negated, and so on.
+        """
 
     def truncate(self, x: Any, lsbs: int) -> Any:
         """x with its low bits cleared."""
@@ -128,6 +131,16 @@ class AddClear(TensorOp):
     def content(self) -> tuple[object, ...]:
         """By offset."""
         return ("add_clear", self.offset.shape, self.offset.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Wrap(AddClear):
+    """x + offset, of which the one table that reads it sees no more than modulo 2**(bits + 1)."""
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """By offset and ring: other tables may read the same sum in another one."""
+        return ("wrap", self.bits, self.offset.shape, self.offset.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
