@@ -6,6 +6,7 @@
 | relu | sum_j relu(s_ij) / T v_j | arXiv 2309.08586 |
 | quad | sum_j (s_ij + 5)^2 / sum_j (s_ij + 5)^2 v_j | arXiv 2211.01452 |
 | sigmoid | sum_j sigmoid(s_ij + b) v_j, b from -log(T) on | arXiv 2409.04431 |
+| tanh | sum_j tanh(s_ij) v_j | |
 | inhibitor | sum_j relu(v_j - z_ij) / T, z = relu(sum abs(q_i - k_j) / sqrt(d) - 1/2) |
     arXiv 2310.02041 |
 | table | softmax over sum_g M_g[code(q_i)_g, code(k_j)_g], v as above | below |
@@ -151,6 +152,10 @@ def _sigmoid(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -
     return torch.sigmoid(heads.scores(q, k)) * seen.mask @ v
 
 
+def _tanh(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -> Tensor:
+    return torch.tanh(heads.scores(q, k)) * seen.mask @ v
+
+
 def _inhibitor(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -> Tensor:
     assert k is not None
     distance = (q.unsqueeze(3) - k.unsqueeze(2)).abs().sum(-1)  # (B, h, T, T)
@@ -169,6 +174,7 @@ CONTEXTS: Mapping[AttentionKind, Context] = {
     "relu": _relu,
     "quad": _quad,
     "sigmoid": _sigmoid,
+    "tanh": _tanh,
     "inhibitor": _inhibitor,
     "table": _table,
 }

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torusformer.config import Config
 from torusformer.models.presets import preset
 
-Activation = Literal["gelu", "relu", "silu"]
-AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "inhibitor", "table"]
+Activation = Literal["gelu", "relu", "silu", "hardtanh"]
+AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "tanh", "inhibitor", "table"]
 Norm = Literal["layer", "rms", "batch", "none"]
 Pooling = Literal["mean", "first", "last", "query"]
 Positions = Literal["learned", "rotary", "sinusoidal", "none"]
@@ -33,7 +33,8 @@ class ModelConfig(Config):
     Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
     first, the last, or, with "query", what a learned query finds in the last block's attention
     (class attention, arXiv 2103.17239). With `skip` the head also reads every embedded token: a
-    residual connection around all blocks, which stays linear. Without `num_classes`, the logits of
+    residual connection around all blocks, which stays linear; it ends where a learned query's
+    stream begins, if there is one. Without `num_classes`, the logits of
     the next token at every position; `tied` reads them off the embedding.
 
     Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum;

@@ -31,13 +31,22 @@ class Block(nn.Module):
         self.gate = nn.Linear(config.dim, config.mlp_dim) if config.gated else None
         self.down = nn.Linear(config.mlp_dim, config.dim)
 
-    def forward(self, x: Tensor, query: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        query: Tensor | None = None,
+        keep: Tensor | None = None,
+        skipped: Tensor | None = None,
+    ) -> Tensor:
         """(B, T, dim) to (B, T, dim), or to (B, 1, dim) where a learned `query` (1, dim) asks.
 
-        `keep` (B, T) is 0 where a token is padding.
+        `keep` (B, T) is 0 where a token is padding. The stream of the query begins with what was
+        `skipped` to it (B, dim), if anything.
         """
         start = x if query is None else query.expand(len(x), 1, -1)
         asks = None if query is None else start
+        if query is not None and skipped is not None:
+            start = start + skipped.unsqueeze(1)
         if self.config.post_norm:
             x = self.norm1(start + self.attention(x, asks, keep))
             return self.norm2(x + self._mlp(x))
@@ -75,7 +84,8 @@ class Transformer(nn.Module):
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         if config.skip:
-            self.skip = nn.Linear(config.tokens * config.dim, config.outputs, bias=False)
+            width = config.dim if config.pooling == "query" else config.outputs
+            self.skip = nn.Linear(config.tokens * config.dim, width, bias=False)
         self.norm = build_norm("none" if config.post_norm else config.norm, config.dim)
         self.head = nn.Linear(config.dim, config.outputs)
         if config.tied:
@@ -90,11 +100,12 @@ class Transformer(nn.Module):
         *earlier, last = self.blocks
         for block in earlier:
             x = block(x, keep=keep)
-        x = last(x, self.query if config.pooling == "query" else None, keep)
+        skipped = self.skip(embedded.flatten(1)) if config.skip else None
+        x = last(x, self.query if config.pooling == "query" else None, keep, skipped)
         if not config.foretells:
             x = pooled(config, x, keep)
         logits: Tensor = self.head(self.norm(x))
-        return logits + self.skip(embedded.flatten(1)) if config.skip else logits
+        return logits if skipped is None or config.pooling == "query" else logits + skipped
 
     def _embedded(self, x: Tensor) -> Tensor:
         scale = self.config.input_scale

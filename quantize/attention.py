@@ -24,9 +24,11 @@ from torusformer.quantize.quantizers import (
     ActQuant,
     Grid,
     build_activation,
+    build_code,
     constant,
     quantize_to,
 )
+from torusformer.quantize.rings import Folding
 from torusformer.quantize.walk import Entry, Rows
 from torusformer.quantize.weights import WEIGHTS
 
@@ -62,8 +64,11 @@ class QuantAttention(nn.Module, ABC):
         super().__init__()
         config, model = at.config, at.model
         self.model, self.known = model, at.known
-        self.value_quant = ActQuant(config.value_bit_width, narrow=config.value_narrow)
-        self.context_rounding = RowRounding(config.accumulator_bit_width)
+        self.value_quant = build_code(config.value_bit_width, narrow=config.value_narrow)
+        ring = config.rings.get("context")
+        self.context_rounding = (
+            RowRounding(config.accumulator_bit_width) if ring is None else Folding(ring)
+        )
         self.context_quant = build_activation(config, share_scale_of=at.share_scale_of)
         self.gain = (
             nn.Parameter(torch.ones(model.heads, 1, model.head_value_dim)) if config.gains else None
@@ -112,12 +117,15 @@ class ProductAttention(QuantAttention):
         model, config, op = at[:3]
         bits = config.score_bit_width
         self.query_quant, self.key_quant = (
-            ActQuant(bits, narrow=config.score_narrow) for _ in range(2)
+            build_code(bits, narrow=config.score_narrow) for _ in range(2)
         )
         self.turns = rotations(model)
         if self.turns is not None and not at.known:
             self.before_turn = nn.ModuleList(ActQuant(bits, narrow=True) for _ in range(2))
-        self.score_rounding = AccumulatorRounding(config.accumulator_bit_width)
+        ring = config.rings.get("score")
+        self.score_rounding = (
+            AccumulatorRounding(config.accumulator_bit_width) if ring is None else Folding(ring)
+        )
         self.distance_bias = (
             None if op.distance_bias is None else nn.Parameter(op.distance_bias.clone())
         )
@@ -129,11 +137,18 @@ class ProductAttention(QuantAttention):
         asking = self.query_quant(q)
         keys, values = self._with_cached(self.key_quant(k), self.value_quant(v), rows)
         product = matmul(asking, keys._replace(value=keys.value.transpose(-1, -2)))  # (B, h, R, n)
-        scores = self.score_rounding(product).value * (1 / math.sqrt(self.model.score_dim))
-        count = keys.value.shape[2]
+        count, unit = keys.value.shape[2], 1 / math.sqrt(self.model.score_dim)
+        bias = None
         if self.distance_bias is not None:
             bias = by_distance(self.distance_bias, count, causal=self.model.causal)
-            scores = scores + constant(bias[:, rows.positions(q.shape[2])])
+            bias = bias[:, rows.positions(q.shape[2])]
+        if isinstance(self.score_rounding, Folding):
+            scores = (
+                self.score_rounding(product, None if bias is None else bias / unit).value * unit
+            )
+        else:
+            scores = self.score_rounding(product).value * unit
+            scores = scores if bias is None else scores + constant(bias)
         return weighed(self.weights(scores, rows), values)
 
     def _turned(self, q: Tensor, k: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -254,6 +269,7 @@ ATTENTION: Mapping[AttentionKind, type[QuantAttention]] = {
     "relu": ProductAttention,
     "quad": ProductAttention,
     "sigmoid": ProductAttention,
+    "tanh": ProductAttention,
     "table": TableAttention,
     "inhibitor": Inhibitor,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +15,10 @@ Rewrite = Literal["mean", "affine"]  # of `quantize.fold`, those that can be lef
 TokenInput = Literal["one-hot", "lookup"]
 MAX_BITS = 12  # 3 or 4 are usual
 Bits = Annotated[int, Field(ge=1, le=MAX_BITS)]
+# Layers whose sums may wrap: maps by the last part of their name, and two kinds of products.
+Wrapping = Literal[
+    "embed", "query", "key", "value", "up", "gate", "out", "down", "score", "context"
+]
 Width = Annotated[int, Field(ge=2, le=MAX_BITS)]
 
 
@@ -34,7 +39,15 @@ class QuantConfig(Config):
     hidden units, a learned gain, free in its tables.
 
     `unfolded` names rewrites of `quantize.fold` that are left out though their pattern stands in
-    the model: fewer tables are a shallower model.
+    the model: fewer tables are a shallower model. Without `embed_table` the same holds for the
+    embedding of features: what reads it reads the input.
+
+    `rings` names the layers whose sums wrap, and the bits p of the tables that read them: nothing
+    is proved of such a sum and nothing rounded, a table sees it modulo 2^(p + 1), see
+    `quantize.rings`. Its weights are bounded by nothing but noise, and the codes behind it need odd
+    numbers of levels. "score" is the sum that attention's weights read, "context" that of values.
+
+    One bit of a query, key or value, and of the attention kind "tanh", is a sign: -1 or 1.
 
     `token_input` says how token ids are sent: "one-hot" rows, of which the server makes the
     embedding without a bootstrap, or "lookup", rows of a public table that the client looks up.
@@ -64,8 +77,8 @@ class QuantConfig(Config):
     input_unary: bool = False
     residual_bit_width: Width = 4
     branch_bit_width: Width = 3
-    score_bit_width: Width = 3
-    value_bit_width: Width = 3
+    score_bit_width: Bits = 3
+    value_bit_width: Bits = 3
     softmax_bit_width: Width = 4
     exp_bit_width: Width = 6
     attention_bit_width: Bits = 3
@@ -81,7 +94,9 @@ class QuantConfig(Config):
     weight_quant: WeightQuant = "bounded"
     gains: bool = False
     unfolded: tuple[Rewrite, ...] = ()
+    embed_table: bool = True
     token_input: TokenInput | None = None
+    rings: Mapping[Wrapping, Width] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -44,15 +44,17 @@ from torusformer.quantize.graph import (
 EMBEDDED = "embed_quant"
 
 
-def folded(graph: Graph, without: tuple[Rewrite, ...] = ()) -> Graph:
+def folded(graph: Graph, without: tuple[Rewrite, ...] = (), *, embed_table: bool = True) -> Graph:
     """The graph with every rewrite whose pattern stands in it, but those `without`.
+
+    Without an `embed_table`, rewrite "affine" folds the embedding of features away as well.
 
     Raises:
         InputError: `without` names a rewrite that nothing in this model calls for.
     """
     graph = read_tokens_directly(graph)
     for name, rewrite in REWRITES.items():
-        changed = rewrite(graph)
+        changed = rewrite(graph, embed_table)
         if name not in without:
             graph = changed or graph
         elif changed is None:
@@ -77,7 +79,7 @@ def read_tokens_directly(graph: Graph) -> Graph:
     return graph
 
 
-def fold_mean(graph: Graph) -> Graph | None:
+def fold_mean(graph: Graph, _: bool = True) -> Graph | None:
     """Layer norms to RMS norms of a stream without a mean; None where that is no pattern here."""
     norms = [op for op in graph.ops if isinstance(op, Normalize)]
     writers = {name for norm in norms for name in _writers(graph, norm.sources[0])}
@@ -134,26 +136,26 @@ class _Map:
         return _Map(parts, moved + bias, at)
 
 
-def fuse_affine(graph: Graph) -> Graph | None:
+def fuse_affine(graph: Graph, embed_table: bool = True) -> Graph | None:
     """One map for each reader, of the codes behind tables; None where a norm measures the stream.
 
-    What the embedding of features gives is looked up all the same, behind the first norm: as a
-    table it is a layer more, and folded away it cost accuracy.
+    What the embedding of features gives is looked up all the same, behind the first norm, where
+    there is an `embed_table`: it is a layer more, and folded away it cost narrow sums accuracy.
     """
     if not all(op.is_affine for op in graph.ops if isinstance(op, Normalize)):
         return None
     model = graph.model
     if model.padding is not None and not model.foretells and model.pooling in (None, "mean"):
         return None  # a mean over tokens whose number is encrypted is no affine map
-    return _Fusion(graph).run()
+    return _Fusion(graph, embed_table).run()
 
 
 class _Fusion:
     """One walk over one graph, from the logits' side: each map is that of all it reads."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, embed_table: bool) -> None:
         self.graph = graph
-        self.cut = self._cut()
+        self.cut = self._cut() if embed_table else {}
         self.extra: dict[str, Op] = {}  # pools of atoms, and what they read
         self.known: dict[str, _Map] = {}
 
@@ -269,7 +271,7 @@ class _Fusion:
         return model.mlp_dim  # of hidden units
 
 
-REWRITES: Mapping[Rewrite, Callable[[Graph], Graph | None]] = {
+REWRITES: Mapping[Rewrite, Callable[[Graph, bool], Graph | None]] = {
     "mean": fold_mean,
     "affine": fuse_affine,
 }
@@ -279,4 +281,4 @@ def foldable(model: ModelConfig) -> tuple[Rewrite, ...]:
     """The rewrites whose pattern stands in models of this shape."""
     with torch.random.fork_rng():
         graph = read_tokens_directly(graph_of(Transformer(model).eval()))
-    return tuple(name for name, rewrite in REWRITES.items() if rewrite(graph) is not None)
+    return tuple(name for name, rewrite in REWRITES.items() if rewrite(graph, True) is not None)

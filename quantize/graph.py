@@ -120,6 +120,11 @@ class InARow(Op):
 
 
 @dataclass(frozen=True, eq=False)
+class OneToken(InARow):
+    """(B, T, n) to (B, 1, T * n)."""
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Operations in order; the last one gives the logits."""
 
@@ -168,7 +173,8 @@ def graph_of(model: Transformer) -> Graph:
     for i, block in enumerate(model.blocks):
         asks = config.pooling == "query" and i == config.layers - 1
         query = model.query if asks else None
-        stream = _add_block(add, block, f"blocks.{i}", stream, query)
+        row = _row(add, model, OneToken) if asks and config.skip else None
+        stream = _add_block(add, block, f"blocks.{i}", stream, query, row)
     if not config.foretells:
         stream = add(Pool("pool_sum", (stream,)))
     if not config.post_norm:
@@ -176,18 +182,25 @@ def graph_of(model: Transformer) -> Graph:
     sources: tuple[str, ...] = (stream,)
     weights: tuple[Tensor, ...] = (model.head.weight,)
     shift: Tensor = model.head.bias
-    if config.skip:
-        row = add(InARow("input_row", (INPUT,)))
-        linear, added = _skipped(model)
-        sources, weights, shift = (stream, row), (*weights, linear), shift + added
+    if config.skip and config.pooling != "query":
+        pixels, linear, added = _row(add, model, InARow)
+        sources, weights, shift = (stream, pixels), (*weights, linear), shift + added
     add(Head("head", sources, weights, shift))
     return Graph(config, tuple(_detached(op) for op in ops))
 
 
+Row = tuple[str, Tensor, Tensor]  # all inputs in a row, a map of them, its offset
+
+
 def _add_block(
-    add: Callable[[Op], str], block: Block, name: str, stream: str, query: Tensor | None
+    add: Callable[[Op], str],
+    block: Block,
+    name: str,
+    stream: str,
+    query: Tensor | None,
+    row: Row | None,
 ) -> str:
-    """One block; the name of the stream behind it."""
+    """One block; the name of the stream behind it. The stream of a query begins with a row."""
     attention, kind, post = block.attention, block.config.norm, block.config.post_norm
     read = stream if post else add(_norm(f"{name}.norm1", stream, kind, block.norm1))
 
@@ -196,15 +209,18 @@ def _add_block(
         return add(Affine(f"{name}.{part}", (read,), (layer.weight,), layer.bias))
 
     if query is None:
-        sources = tuple(project(part) for part in ("query", "key", "value"))
+        sources = [project(part) for part in ("query", "key", "value")]
     else:
         score = add(Affine(f"{name}.score", (read,), *_asked(attention, query)))
-        sources = (score, project("value"))
+        sources = [score, project("value")]
     tables, bias = attention.tables, attention.distance_bias
-    found = add(Attend(f"{name}.attention", sources, query is not None, tables, bias))
+    found = add(Attend(f"{name}.attention", tuple(sources), query is not None, tables, bias))
     out = attention.out
     shift = out.bias if query is None else out.bias + query[0]
-    found = add(Affine(f"{name}.out", (found,), (out.weight,), shift))
+    sources, weights = [found], [out.weight]
+    if row is not None:
+        sources, weights, shift = [found, row[0]], [out.weight, row[1]], shift + row[2]
+    found = add(Affine(f"{name}.out", tuple(sources), tuple(weights), shift))
     if query is None:
         branch = add(Code(f"{name}.attention_quant", (found,), "branch"))
         stream = add(Residual(f"{name}.attended", (stream, branch)))
@@ -250,14 +266,15 @@ def _asked(attention: Attention, query: Tensor) -> tuple[tuple[Tensor], Tensor]:
     return (weight,), torch.zeros(config.heads) if ignored else offset[:, 0]
 
 
-def _skipped(model: Transformer) -> tuple[Tensor, Tensor]:
-    """What the head reads of embedded tokens, as one linear map of all inputs in a row."""
+def _row(add: Callable[[Op], str], model: Transformer, kind: type[InARow]) -> Row:
+    """What is skipped of embedded tokens, as one linear map of all inputs in a row."""
+    row = add(kind("input_row", (INPUT,)))
     assert isinstance(model.embed, nn.Linear)
-    skip = model.skip.weight.unflatten(1, (model.config.tokens, -1))  # (classes, tokens, dim)
+    skip = model.skip.weight.unflatten(1, (model.config.tokens, -1))  # (out, tokens, dim)
     embedded: Tensor = model.embed.bias
     if model.positions is not None:
         embedded = embedded + model.positions
-    return (skip @ model.embed.weight).flatten(1), (skip * embedded).sum((1, 2))
+    return row, (skip @ model.embed.weight).flatten(1), (skip * embedded).sum((1, 2))
 
 
 def _detached(op: Op) -> Op:

@@ -20,6 +20,7 @@ from torusformer.quantize.graph import (
     Graph,
     InARow,
     Normalize,
+    OneToken,
     Op,
     Pool,
     Residual,
@@ -69,6 +70,8 @@ def _value(
             return act(sources[0]) if len(sources) == 1 else act(sources[0]) * sources[1]
         case Pool():
             return pooled(model, sources[0], keep)
+        case OneToken():
+            return sources[0].flatten(1).unsqueeze(1)
         case InARow():
             return sources[0].flatten(1)
     raise TypeError(f"no rule for {type(op).__name__}")

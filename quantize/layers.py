@@ -18,6 +18,7 @@ from torusformer.quantize.quantizers import (
     constant,
     quantize_to,
 )
+from torusformer.quantize.rings import Folding
 
 ROUND_BITS = 16  # wide enough never to clip
 
@@ -136,13 +137,15 @@ class RoundedLinear(nn.Module):
         known: Tensor | None = None,
         sum_bit_width: int | None = None,
         into_stream: bool = False,
+        ring: int | None = None,
     ) -> None:
         """Starts from float `weight` (out, in), `bias` (out,), `positions` (T, out).
 
         `input_span` is the difference between the highest and the lowest integer that is read.
         `known` (out, k) is the map of what a token alone gives. `sum_bit_width` replaces the
         configured one, and the accumulators' with it. `into_stream` marks the layers whose result
-        is added to the residual stream.
+        is added to the residual stream. With a `ring` the sum wraps: tables of that many bits read
+        it.
         """
         super().__init__()
         out_features, in_features = weight.shape
@@ -152,15 +155,16 @@ class RoundedLinear(nn.Module):
                 accumulator_bit_width=sum_bit_width,
                 stream_accumulator_bit_width=sum_bit_width,
             )
-        self.linear = build_linear(in_features, out_features, config, input_span=input_span)
+        self.linear = build_linear(
+            in_features, out_features, config, input_span=input_span, wraps=ring is not None
+        )
         self.linear.weight.data.copy_(weight)
         self.bias = nn.Parameter(torch.zeros_like(bias) if known is not None else bias.clone())
         self.positions = None if positions is None else nn.Parameter(positions.clone())
         self.token_bit_width = config.token_bit_width
         self.token = None if known is None else linear_of(known, bias)
-        self.rounding = AccumulatorRounding(
-            config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
-        )
+        width = config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
+        self.rounding = AccumulatorRounding(width) if ring is None else Folding(ring)
 
     def accumulate(self, x: Grid) -> Grid:
         """The bare sum and its proved range a channel."""
@@ -292,6 +296,11 @@ def side_by_side(parts: Sequence[Grid]) -> Grid:
 def in_a_row(x: Grid) -> Grid:
     """Everything of a sample in a row, (B, ...) to (B, n)."""
     return x._replace(value=x.value.flatten(1))
+
+
+def one_token(x: Grid) -> Grid:
+    """Everything of a sample as one token, (B, ...) to (B, 1, n)."""
+    return x._replace(value=x.value.flatten(1).unsqueeze(1))
 
 
 def add(x: Grid, y: Grid) -> Grid:

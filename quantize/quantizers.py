@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import brevitas.nn as qnn
@@ -133,6 +134,61 @@ class ActQuant(nn.Module):
         return Grid(q.value, q.scale, self.lo, self.hi)
 
 
+class SignGrid(nn.Module):
+    """One scale, and the sign of a number: the `tensor_quant` of `LearnedSign`; zero stays zero."""
+
+    def __init__(self, log_scale: nn.Parameter) -> None:
+        """`log_scale` () is learned."""
+        super().__init__()
+        self.log_scale = log_scale
+        self.register_buffer("bits", torch.tensor(2.0), persistent=False)
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Quantized:
+        """-scale, 0 or scale; gradients pass up to that far."""
+        scale = torch.exp2(self.log_scale)
+        near = torch.clamp(x / scale, -1, 1)
+        value = (near + (torch.sign(x) - near).detach()) * scale
+        return value, scale, self.zero, self.bits
+
+
+class LearnedSign(ExtendedInjector):
+    """Activation quantizer of signs; give `log_scale`."""
+
+    proxy_class = ActQuantProxyFromInjector
+    tensor_quant = SignGrid
+    float_to_int_impl_type = FloatToIntImplType.ROUND
+    bit_width = 2
+    signed = True
+    narrow_range = True
+
+
+class SignQuant(ActQuant):
+    """Any float tensor in, -1 or 1 out, on a learned scale; zero, as a mask makes it, stays.
+
+    Of a folded sum nothing is zero by itself.
+    """
+
+    def __init__(self) -> None:
+        """One bit, though QONNX has it in two."""
+        super().__init__(2, narrow=True)
+        self.quant = qnn.QuantIdentity(
+            act_quant=LearnedSign, log_scale=self.log_scale, return_quant_tensor=True
+        )
+
+    def forward(self, x: Tensor) -> Grid:
+        """Same shape out."""
+        if torch.onnx.is_in_onnx_export():  # a plain `Quant` node rounds
+            x = torch.sign(x) * constant(torch.exp2(self.log_scale))
+        q = self.quant(x)
+        return Grid(q.value, q.scale, self.lo, self.hi)
+
+
+def build_code(bit_width: int, *, narrow: bool) -> ActQuant:
+    """Codes of either sign; one bit is the sign."""
+    return SignQuant() if bit_width == 1 else ActQuant(bit_width, narrow=narrow)
+
+
 class LeastSquaresGrid(nn.Module):
     """The `tensor_quant` of `BoundedWeight`.
 
@@ -260,15 +316,16 @@ def _l1_limit(sum_bit_width: int, input_span: int) -> float:
 
 
 def build_linear(
-    in_features: int, out_features: int, config: QuantConfig, *, input_span: int
+    in_features: int, out_features: int, config: QuantConfig, *, input_span: int, wraps: bool
 ) -> qnn.QuantLinear:
     """A bias-free Brevitas linear layer whose sum has at most `config.sum_bit_width` bits.
 
-    `input_span` is the difference between the highest and the lowest integer it reads.
+    `input_span` is the difference between the highest and the lowest integer it reads. A sum that
+    `wraps` has no bound.
     """
     bits = config.weight_bit_width
-    if config.weight_quant == "bounded":
-        limit = _l1_limit(config.sum_bit_width, input_span)
+    if config.weight_quant == "bounded" or wraps:
+        limit = math.inf if wraps else _l1_limit(config.sum_bit_width, input_span)
         kind: type = BoundedWeight
         extra: dict[str, Any] = {"weight_per_channel": True, "weight_l1_limit": limit}
     else:

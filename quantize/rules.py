@@ -36,6 +36,7 @@ from torusformer.quantize.graph import (
     Head,
     InARow,
     Normalize,
+    OneToken,
     Op,
     Pool,
     Residual,
@@ -47,6 +48,7 @@ from torusformer.quantize.layers import (
     add,
     in_a_row,
     linear_of,
+    one_token,
     side_by_side,
 )
 from torusformer.quantize.norms import QUANT_NORMS
@@ -76,7 +78,8 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
         assert known is not None and op.positions is None
         return linear_of(known, op.bias)
     readers = site.graph.readers(op.name)
-    of_input = isinstance(site.graph[op.sources[0]], Features)
+    of_input = site.of_input(op.sources[0])
+    ring = site.ring(op.name.rpartition(".")[2])
     return RoundedLinear(
         weight,
         op.bias,
@@ -86,6 +89,7 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
         known=known,
         sum_bit_width=site.config.embed_sum_bit_width if of_input else None,
         into_stream=any(isinstance(r, Code) and r.role in INTO_STREAM for r in readers),
+        ring=ring,
     )
 
 
@@ -111,7 +115,7 @@ def _weights(op: Affine, site: Site) -> tuple[Tensor | None, Tensor | None]:
     for source, weight in zip(op.sources, op.weights, strict=True):
         if site.known(source):
             known.append(weight)
-        elif isinstance(site.graph[source], Features | InARow):
+        elif site.of_input(source):
             coded.append(weight.repeat_interleave(site.config.input_codes, dim=1))
         else:
             coded.append(weight)
@@ -148,7 +152,8 @@ def _build_code(op: Code, site: Site) -> nn.Module:
         case "hidden":
             # Unsigned without a gate: what GELU leaves below zero is less than one unit.
             shared = site.shared_grid(op.name)
-            return build_activation(config, signed=site.model.gated, share_scale_of=shared)
+            signed = site.model.gated or site.ring("up") is not None
+            return build_activation(config, signed=signed, share_scale_of=shared)
         case "factor":
             return ActQuant(config.act_bit_width)
 
@@ -201,6 +206,7 @@ RULES: Mapping[type[Op], Rule] = {
     Activate: Rule(lambda op, site: Activation(site.model, site.config), _run_activation),
     Pool: Rule(_build_pool, lambda module, sources, rows, x: module(sources[0], rows)),
     InARow: Rule(_no_module, lambda module, sources, rows, x: in_a_row(sources[0])),
+    OneToken: Rule(_no_module, lambda module, sources, rows, x: one_token(sources[0])),
 }
-if forgotten := {*Op.__subclasses__(), Head} - RULES.keys():
+if forgotten := {*Op.__subclasses__(), Head, OneToken} - RULES.keys():
     raise TypeError(f"no rule to quantize {min(op.__name__ for op in forgotten)}")

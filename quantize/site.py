@@ -39,6 +39,17 @@ class Site:
         """Whether a value depends on a token and its position alone."""
         return name in self.graph.of_tokens()
 
+    def ring(self, layer: str) -> int | None:
+        """The bits of the tables that read a layer's wrapping sums; None where they are proved."""
+        return {str(name): bits for name, bits in self.config.rings.items()}.get(layer)
+
+    def of_input(self, name: str) -> bool:
+        """Whether a value is the input's codes, in whatever layout."""
+        op = self.graph[name]
+        if isinstance(op, Pool | InARow):
+            return self.of_input(op.sources[0])
+        return isinstance(op, Features)
+
     def grid_of(self, name: str) -> ActQuant | None:
         """The quantizer on whose grid a value lies; None of the input."""
         op, module = self.graph[name], self.made.get(name)

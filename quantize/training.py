@@ -20,6 +20,7 @@ from torusformer.models.transformer import Transformer
 from torusformer.progress import Progress
 from torusformer.quantize.augment import Augment
 from torusformer.quantize.quantizers import ActQuant
+from torusformer.quantize.rings import penalty, watched
 from torusformer.quantize.transformer import QuantTransformer
 
 EVALUATION_BATCH = 512
@@ -37,6 +38,8 @@ class TrainConfig(Config):
     ten degrees and a tenth of their size; it must be 0 where samples are no square images. `z_loss`
     weighs the squared logarithm of the sum of the logits' exponentials (arXiv 2204.02311): logits
     are log-probabilities then, and of a model that writes the largest lies where it is looked for.
+    `fold_penalty` weighs how far sums that wrap reach beyond what their tables read rightly, see
+    `quantize.rings`.
     """
 
     float_epochs: Number = 60
@@ -50,6 +53,7 @@ class TrainConfig(Config):
     temperature: Positive = 2.0
     label_smoothing: Share = 0.0
     z_loss: NotNegative = 0.0
+    fold_penalty: NotNegative = 0.05
     augment: NotNegative = 1.0
     seed: Number = 0
 
@@ -179,7 +183,10 @@ def train(
                 batch = augment(x)
                 with torch.no_grad():
                     wanted = teacher(batch) if teacher is not None else None
-                loss = _loss(model(batch), y, wanted, config)
+                with watched(model) as sums:
+                    loss = _loss(model(batch), y, wanted, config)
+                if sums:
+                    loss = loss + config.fold_penalty * penalty(sums)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)

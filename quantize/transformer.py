@@ -50,7 +50,11 @@ class QuantTransformer(nn.Module):
                 f"token_input is {config.token_input!r}, but inputs are no token ids; leave it out"
             )
         self.model_config, self.config = model, config
-        graph = folded(graph_of((source or Transformer(model)).eval()), config.unfolded)
+        graph = folded(
+            graph_of((source or Transformer(model)).eval()),
+            config.unfolded,
+            embed_table=config.embed_table,
+        )
         made: dict[str, nn.Module] = {}
         for op in graph.ops:
             module = RULES[type(op)].build(op, Site(graph, config, made))

@@ -16,7 +16,7 @@ from torusformer.models.attention import QUAD_SHIFT
 from torusformer.models.config import AttentionKind
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.layers import AccumulatorRounding, RowRounding
-from torusformer.quantize.quantizers import ActQuant, Grid, constant
+from torusformer.quantize.quantizers import ActQuant, Grid, build_code, constant
 from torusformer.quantize.walk import Rows
 
 
@@ -86,12 +86,26 @@ class SigmoidWeights(Weights):
         return self.weight_quant(_seen(torch.sigmoid(scores), rows.mask(scores.shape[2])))
 
 
+class TanhWeights(Weights):
+    """Each token by itself, taken or subtracted; an odd function: scores may wrap."""
+
+    def __init__(self, config: QuantConfig) -> None:
+        """Weights of either sign."""
+        super().__init__(config)
+        self.weight_quant = build_code(config.attention_bit_width, narrow=True)
+
+    def forward(self, scores: Tensor, rows: Rows) -> Grid:
+        """One table."""
+        return self.weight_quant(_seen(torch.tanh(scores), rows.mask(scores.shape[2])))
+
+
 WEIGHTS: Mapping[AttentionKind, type[Weights]] = {
     "softmax": SoftmaxWeights,
     "table": SoftmaxWeights,
     "quad": QuadWeights,
     "relu": ReluWeights,
     "sigmoid": SigmoidWeights,
+    "tanh": TanhWeights,
 }
 
 

@@ -6,11 +6,12 @@ The formulas are those of `products`, which chooses among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.packing import Packing, narrowest_packing, values_of
 from torusformer.fhe_compile.program.nodes import (
     Add,
     IntArray,
@@ -36,6 +37,7 @@ class Operand:
     shape: tuple[int, ...]
     lo: int
     hi: int
+    values: tuple[int, ...] = ()  # that it can have, in order
 
     @property
     def size(self) -> int:
@@ -51,8 +53,14 @@ class Operand:
 class Product:
     """One `Mul` or `MatMul` and the ways to compute it."""
 
-    def __init__(self, node: Mul | MatMul, ranges: Mapping[str, Interval]) -> None:
-        self.node, self.ranges = node, ranges
+    def __init__(
+        self,
+        node: Mul | MatMul,
+        ranges: Mapping[str, Interval],
+        made: Mapping[str, Node] | None = None,
+    ) -> None:
+        """`made` are the nodes of the program by name, to see what values there are."""
+        self.node, self.ranges, self.made = node, ranges, made or {}
         self.x, self.y = (self._operand(i) for i in node.inputs)
         self.shape = ranges[node.name].shape
         self.is_square = isinstance(node, Mul) and node.inputs[0] == node.inputs[1]
@@ -61,7 +69,8 @@ class Product:
 
     def _operand(self, name: str) -> Operand:
         x = self.ranges[name]
-        return Operand(name, x.shape, int(x.lo.min()), int(x.hi.max()))
+        values = values_of(name, self.made, self.ranges)
+        return Operand(name, x.shape, int(x.lo.min()), int(x.hi.max()), values)
 
     @property
     def _radix(self) -> int:
@@ -86,25 +95,33 @@ class Product:
         values = np.arange(self.x.lo, self.x.hi + 1) ** 2
         return [self._table(self.node.name, self.x.name, self.x.lo, values)]
 
-    def _aligned(self, terms: int = 1) -> tuple[list[Node], str, str]:
-        """The operands in shapes that broadcast to (..., M, N, K / terms) for a matrix product."""
+    def packing(self, terms: int) -> Packing | None:
+        """The narrowest table of `terms` products."""
+        return narrowest_packing(self.x.values, self.y.values, terms)
+
+    def aligned(self, places: IntArray, x: str, y: str) -> tuple[list[Node], str, str]:
+        """Operands in shapes that broadcast to (..., M, N, K / terms) for a matrix product.
+
+        Neighbours along K are digits of one number, worth their `places` (terms,). `x` and `y` are
+        names of values of the operands' shapes.
+        """
         if isinstance(self.node, Mul):
-            return [], self.x.name, self.y.name
-        name, layer = self.node.name, self.node.layer
+            return [], x, y
+        name, layer, terms = self.node.name, self.node.layer, len(places)
         *batch_x, rows, depth = self.x.shape
         *batch_y, _, columns = self.y.shape
         swap = (*range(len(batch_y)), len(batch_y) + 1, len(batch_y))
-        turned = Transpose(f"{name}.turned", layer, (self.y.name,), swap)
+        turned = Transpose(f"{name}.turned", layer, (y,), swap)
         nodes: list[Node] = [turned]
         ends: list[str] = []
         shapes = (*batch_x, rows, 1, depth), (*batch_y, 1, columns, depth)
-        for side, source, shape in zip("xy", (self.x.name, turned.name), shapes, strict=True):
-            if terms > 1:  # neighbours along K as digits of one number
+        for side, source, shape in zip("xy", (x, turned.name), shapes, strict=True):
+            if terms > 1:
                 grouped = (*shape[:-1], depth // terms, terms)
                 nodes += [
                     Reshape(f"{name}.{side}_terms", layer, (source,), grouped),
                     Linear(f"{name}.{side}_digits", layer, (f"{name}.{side}_terms",),
-                           self._place_values(terms)[:, None]),
+                           places[:, None]),
                 ]  # fmt: skip
                 source, shape = nodes[-1].name, (*shape[:-1], depth // terms)
             nodes.append(Reshape(f"{name}.{side}", layer, (source,), shape))
@@ -119,7 +136,7 @@ class Product:
         name, layer, x, y = self.node.name, self.node.layer, self.x, self.y
         e = -(x.lo + y.lo + x.hi + y.hi)
         e += e % 2 == 0  # odd, so that n (n + e) is even
-        nodes, left, right = self._aligned(terms)
+        nodes, left, right = self.aligned(self._place_values(terms), x.name, y.name)
         pairs = Add(f"{name}.pair", layer, (left, right))
         lowest = (x.lo + y.lo) * int(self._place_values(terms).sum())
         nodes += [
@@ -144,7 +161,7 @@ class Product:
     def difference_of_squares(self) -> list[Node]:
         """floor((x + y)² / 4) - floor((x - y)² / 4)."""
         name, layer, x, y = self.node.name, self.node.layer, self.x, self.y
-        nodes, left, right = self._aligned()
+        nodes, left, right = self.aligned(np.ones(1, np.int64), x.name, y.name)
         plus = Add(f"{name}.plus", layer, (left, right))
         minus = Sub(f"{name}.minus", layer, (left, right))
         ends = ((plus, x.lo + y.lo, x.hi + y.hi), (minus, x.lo - y.hi, x.hi - y.lo))
@@ -162,23 +179,37 @@ class Product:
 
     def packed(self) -> list[Node]:
         """A table of the pair."""
-        nodes, left, right = self._aligned()
-        name = self.node.name
+        nodes, left, right = self.aligned(np.ones(1, np.int64), self.x.name, self.y.name)
         packs = self._pack(left, right)
-        contracted = isinstance(self.node, MatMul)
-        table = self._table(
-            f"{name}.products" if contracted else name,
-            packs[-1].name,
-            self.x.lo + self._radix * self.y.lo,
-            self._every_pair(),
-        )
-        nodes += [*packs, table]
-        if contracted:
-            axis = max(len(self.x.shape), len(self.y.shape))
-            nodes.append(Sum(name, self.node.layer, (table.name,), (axis,), False))
-        return nodes
+        lowest = self.x.lo + self._radix * self.y.lo
+        table = self._table("", packs[-1].name, lowest, self._every_pair())
+        return [*nodes, *packs, *self.summed(table)]
 
-    def packed_readers(self, readers: list[Table]) -> list[Node]:
+    def in_a_ring(self, packing: Packing) -> list[Node]:
+        """A table of some pairs, all in one number."""
+        name, layer, x, y = self.node.name, self.node.layer, self.x, self.y
+        nodes, *ends = self.aligned(np.array(packing.places), x.name, y.name)
+        for i, (side, factor) in enumerate((("x", packing.left), ("y", packing.right))):
+            if factor != 1:
+                nodes.append(Scale(f"{name}.{side}_scaled", layer, (ends[i],), np.array(factor)))
+                ends[i] = nodes[-1].name
+        pairs = Add(f"{name}.pair", layer, tuple(ends))
+        weights = np.outer(packing.places, (packing.left, packing.right))
+        corners = np.sort(weights[..., None] * [(x.lo, x.hi), (y.lo, y.hi)], axis=-1)
+        lo, hi = (int(corners[..., end].sum()) for end in (0, 1))
+        table = self._table("", pairs.name, lo, packing.table(lo, hi))
+        return [*nodes, pairs, *self.summed(table)]
+
+    def summed(self, products: Table) -> list[Node]:
+        """The product, from a table of its terms."""
+        name = self.node.name
+        if isinstance(self.node, Mul):
+            return [replace(products, name=name)]
+        terms = replace(products, name=f"{name}.products")
+        axis = max(len(self.x.shape), len(self.y.shape))
+        return [terms, Sum(name, self.node.layer, (terms.name,), (axis,), False)]
+
+    def packed_readers(self, readers: Sequence[Table]) -> list[Node]:
         """The product and each table that reads it as one table of the pair."""
         packs = self._pack(self.x.name, self.y.name)
         nodes: list[Node] = list(packs)
