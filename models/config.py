@@ -12,7 +12,7 @@ from torusformer.models.presets import preset
 Activation = Literal["gelu", "relu", "silu", "hardtanh"]
 AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "tanh", "inhibitor", "table"]
 Norm = Literal["layer", "rms", "batch", "none"]
-Pooling = Literal["mean", "first", "last", "query"]
+Pooling = Literal["mean", "first", "last", "row", "query"]
 Positions = Literal["learned", "rotary", "sinusoidal", "none"]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -31,11 +31,11 @@ class ModelConfig(Config):
     attention and means. A `causal` model attends to earlier tokens only.
 
     Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
-    first, the last, or, with "query", what a learned query finds in the last block's attention
-    (class attention, arXiv 2103.17239). With `skip` the head also reads every embedded token: a
-    residual connection around all blocks, which stays linear; it ends where a learned query's
-    stream begins, if there is one. Without `num_classes`, the logits of
-    the next token at every position; `tied` reads them off the embedding.
+    first, the last, all of them in a "row", or, with "query", what a learned query finds in the
+    last block's attention (class attention, arXiv 2103.17239). With `skip` the head also reads
+    every embedded token: a residual connection around all blocks, which stays linear; it ends where
+    a learned query's stream begins, if there is one. Without `num_classes`, the logits of the next
+    token at every position; `tied` reads them off the embedding.
 
     Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum;
     `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202). `attention` is a
@@ -140,7 +140,7 @@ class ModelConfig(Config):
              " has no position to turn to; choose pooling mean or first, or learned positions"),
             (not self.causal or self.pooling != "query", ("pooling",), "a learned query sees all"
              " tokens, a causal model does not; choose pooling last"),
-            (self.padding is None or self.pooling not in ("last", "query"), ("pooling",),
+            (self.padding is None or self.pooling not in ("last", "row", "query"), ("pooling",),
              "padding may fill the last token, and a query's scores; choose pooling mean or first"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
@@ -170,6 +170,11 @@ class ModelConfig(Config):
     def head_value_dim(self) -> int:
         """Dimensions of a value of one head."""
         return self.value_dim if self.value_dim is not None else self.score_dim
+
+    @property
+    def pooled_dim(self) -> int:
+        """Numbers that the head reads."""
+        return self.dim * self.tokens if self.pooling == "row" else self.dim
 
     @property
     def outputs(self) -> int:

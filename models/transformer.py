@@ -62,8 +62,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Embedding, positions, blocks, and logits of what they end with.
 
-    The last norm comes after the pooling, so it costs one token instead of all of them; a
-    post-norm model has none.
+    The last norm comes after the pooling, so it costs one token instead of all of them, but not
+    where all stand in a row; a post-norm model has none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -87,7 +87,7 @@ class Transformer(nn.Module):
             width = config.dim if config.pooling == "query" else config.outputs
             self.skip = nn.Linear(config.tokens * config.dim, width, bias=False)
         self.norm = build_norm("none" if config.post_norm else config.norm, config.dim)
-        self.head = nn.Linear(config.dim, config.outputs)
+        self.head = nn.Linear(config.pooled_dim, config.outputs)
         if config.tied:
             nn.init.normal_(self.embed.weight, std=config.dim**-0.5)
             self.head.weight = self.embed.weight
@@ -102,9 +102,13 @@ class Transformer(nn.Module):
             x = block(x, keep=keep)
         skipped = self.skip(embedded.flatten(1)) if config.skip else None
         x = last(x, self.query if config.pooling == "query" else None, keep, skipped)
-        if not config.foretells:
-            x = pooled(config, x, keep)
-        logits: Tensor = self.head(self.norm(x))
+        if config.foretells:
+            x = self.norm(x)
+        elif config.pooling == "row":
+            x = pooled(config, self.norm(x), keep)
+        else:
+            x = self.norm(pooled(config, x, keep))
+        logits: Tensor = self.head(x)
         return logits if skipped is None or config.pooling == "query" else logits + skipped
 
     def _embedded(self, x: Tensor) -> Tensor:
@@ -126,12 +130,17 @@ class Transformer(nn.Module):
 
 
 def pooled(config: ModelConfig, x: Tensor, keep: Tensor | None) -> Tensor:
-    """(B, T, n) to (B, n): what the head reads; `keep` (B, T) is 0 where a token is padding."""
+    """(B, T, n) to (B, n), or (B, T * n) in a row: what the head reads.
+
+    `keep` (B, T) is 0 where a token is padding.
+    """
     match config.pooling or "mean":
         case "first" | "query":
             return x[:, 0]
         case "last":
             return x[:, -1]
+        case "row":
+            return x.flatten(1)
     if keep is None:
         return x.mean(dim=1)
     return (x * keep.unsqueeze(-1)).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)

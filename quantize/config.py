@@ -20,6 +20,12 @@ Wrapping = Literal[
     "embed", "query", "key", "value", "up", "gate", "out", "down", "score", "context"
 ]
 Width = Annotated[int, Field(ge=2, le=MAX_BITS)]
+# What a wrapping sum is looked up as, and so which `*_narrow` makes its levels odd.
+ODD_LEVELS: Mapping[Wrapping, str] = {
+    **dict.fromkeys(("embed", "context", "out", "up", "gate", "down"), "act"),
+    **dict.fromkeys(("query", "key"), "score"),
+    "value": "value",
+}
 
 
 class QuantConfig(Config):
@@ -103,6 +109,13 @@ class QuantConfig(Config):
         """Refuse widths that leave nothing."""
         if self.act_narrow and self.act_bit_width == 1:
             raise ValueError("act_narrow leaves one level of act_bit_width 1; set one or the other")
+        for layer, field in ODD_LEVELS.items():
+            signs = field != "act" and getattr(self, f"{field}_bit_width") == 1
+            if layer in self.rings and not signs and not getattr(self, f"{field}_narrow"):
+                raise ValueError(
+                    f"rings name {layer!r}, whose codes need an odd number of levels; set"
+                    f" {field}_narrow"
+                )
         return self
 
     @property

@@ -235,16 +235,19 @@ class _Fusion:
         return _Map({op.name: torch.eye(self._width(op))}, torch.zeros(self._width(op)))
 
     def _pooled(self, tokens: _Map) -> _Map:
-        """A pool of a map is the map of pools."""
+        """A pool of a map is the map of pools; in a row, one beside the other for every token."""
         parts = {}
+        count = self.graph.model.tokens if self.graph.model.pooling == "row" else 1
         for name, weight in tokens.parts.items():
             if name in self.graph.of_tokens():  # several tokens meet: no longer known in the clear
                 self.extra[EMBEDDED] = Code(EMBEDDED, (name,), "activation")
                 name = EMBEDDED
             pool = Pool(f"{name}_pool", (name,))
             self.extra[pool.name] = pool
-            parts[pool.name] = weight
+            parts[pool.name] = torch.block_diag(*[weight] * count)
         bias = tokens.bias
+        if count > 1 and isinstance(bias, Tensor):
+            bias = bias.repeat(count)
         if tokens.positions is not None:
             bias = bias + pooled(self.graph.model, tokens.positions.unsqueeze(0), None)[0]
         return _Map(parts, bias)

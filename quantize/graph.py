@@ -111,7 +111,7 @@ class Activate(Op):
 
 @dataclass(frozen=True, eq=False)
 class Pool(Op):
-    """(B, T, n) to (B, n): what the model's pooling takes."""
+    """(B, T, n) to (B, n), or (B, T * n) in a row: what the model's pooling takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +175,13 @@ def graph_of(model: Transformer) -> Graph:
         query = model.query if asks else None
         row = _row(add, model, OneToken) if asks and config.skip else None
         stream = _add_block(add, block, f"blocks.{i}", stream, query, row)
-    if not config.foretells:
+    rowed = config.pooling == "row"
+    if not (config.foretells or rowed):
         stream = add(Pool("pool_sum", (stream,)))
     if not config.post_norm:
         stream = add(_norm("norm", stream, config.norm, model.norm))
+    if rowed:
+        stream = add(Pool("pool_sum", (stream,)))
     sources: tuple[str, ...] = (stream,)
     weights: tuple[Tensor, ...] = (model.head.weight,)
     shift: Tensor = model.head.bias

@@ -9,7 +9,7 @@ from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.config import ModelConfig
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.graph import Embedding
-from torusformer.quantize.layers import AccumulatorRounding, GroupedSum, matmul
+from torusformer.quantize.layers import AccumulatorRounding, GroupedSum, in_a_row, matmul
 from torusformer.quantize.quantizers import ActQuant, Grid, constant, unary
 from torusformer.quantize.walk import Rows
 
@@ -95,7 +95,9 @@ class Pooling(nn.Module):
             self.mean_quant = ActQuant(config.residual_bit_width, narrow=config.act_narrow)
 
     def forward(self, x: Grid, rows: Rows) -> Grid:
-        """(B, T, n) to (B, n)."""
+        """(B, T, n) to (B, n), or (B, T * n) in a row."""
+        if self.kind == "row":
+            return in_a_row(x)
         width = x.value.shape[-1]
         if self.kind != "mean":
             row = x.value[:, -1:] if self.kind == "last" else x.value[:, :1]

@@ -27,8 +27,13 @@ import torch
 from brevitas.function.ops_ste import floor_ste, round_ste
 from torch import Tensor, nn
 
+from torusformer import InputError
+from torusformer.quantize.config import QuantConfig
+from torusformer.quantize.graph import Affine, Attend, Graph
 from torusformer.quantize.quantizers import Grid, constant
 
+ODD_ACTIVATIONS = ("hardtanh",)
+ODD_ATTENTION = ("tanh",)
 EIGHTHS = 8  # of a unit: how finely a bias is placed
 NEAR = 0.75  # of half the ring: sums beyond are penalized
 
@@ -61,6 +66,34 @@ class Folding(nn.Module):
     def rows(self, x: Grid, counts: Sequence[int]) -> Grid:
         """As `forward`: how many terms a row sums up bounds nothing here."""
         return self(x)
+
+
+def check_rings(graph: Graph, config: QuantConfig) -> None:
+    """Refuse rings of layers that this graph has not, or that no odd function reads.
+
+    Raises:
+        InputError: names the ring, and what to do.
+    """
+    model = graph.model
+    attends = [op for op in graph.ops if isinstance(op, Attend)]
+    layers = {op.name.rpartition(".")[2] for op in graph.ops if type(op) is Affine}
+    layers |= {"context", "score"} if attends else set()
+    if unknown := sorted(set(config.rings) - layers):
+        raise InputError(
+            f"rings name {unknown[0]!r}, which is no layer of this model once it is folded; known:"
+            f" {', '.join(sorted(layers - {'head'}))}"
+        )
+    reader = "gate" if model.gated else "up"
+    if reader in config.rings and model.activation not in ODD_ACTIVATIONS:
+        raise InputError(
+            f"rings name {reader!r}, and activation {model.activation} is no odd function: its sum"
+            f" cannot wrap; choose activation {', '.join(ODD_ACTIVATIONS)}, or leave {reader!r} out"
+        )
+    if "score" in config.rings and model.attention not in ODD_ATTENTION:
+        raise InputError(
+            f"rings name 'score', and the weights of attention {model.attention} are no odd"
+            f" function of it; choose attention {', '.join(ODD_ATTENTION)}, or leave 'score' out"
+        )
 
 
 @contextmanager

@@ -155,7 +155,9 @@ def _build_code(op: Code, site: Site) -> nn.Module:
             signed = site.model.gated or site.ring("up") is not None
             return build_activation(config, signed=signed, share_scale_of=shared)
         case "factor":
-            return ActQuant(config.act_bit_width)
+            part = op.sources[0].rpartition(".")[2]
+            narrow = config.act_narrow and site.ring(part) is not None
+            return ActQuant(config.act_bit_width, narrow=narrow)
 
 
 def _build_norm(op: Normalize, site: Site) -> nn.Module:

@@ -19,6 +19,7 @@ from torusformer.quantize.fold import folded
 from torusformer.quantize.graph import INPUT, Op, graph_of
 from torusformer.quantize.parts import QuantFeatures
 from torusformer.quantize.quantizers import ActQuant, Grid, constant, quantize_to
+from torusformer.quantize.rings import check_rings
 from torusformer.quantize.rules import RULES
 from torusformer.quantize.site import Site
 from torusformer.quantize.walk import Cache, Entry, Rows, seen_tokens
@@ -55,6 +56,7 @@ class QuantTransformer(nn.Module):
             config.unfolded,
             embed_table=config.embed_table,
         )
+        check_rings(graph, config)
         made: dict[str, nn.Module] = {}
         for op in graph.ops:
             module = RULES[type(op)].build(op, Site(graph, config, made))

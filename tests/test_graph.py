@@ -144,7 +144,7 @@ def kinds(graph: Graph) -> Counter[str]:
 def test_one_block_of_a_batch_norm_and_a_learned_query_is_four_maps_and_a_head() -> None:
     graph = folded_preset("digits-fast")
     assert kinds(graph) == {
-        "Features": 1, "Affine": 4, "Code": 2, "Attend": 1, "Activate": 1, "Pool": 2, "InARow": 1,
+        "Features": 1, "Affine": 4, "Code": 2, "Attend": 1, "Activate": 1, "Pool": 3, "OneToken": 1,
         "Head": 1,
     }  # fmt: skip
     assert {op.name for op in graph.ops if isinstance(op, Affine)} == {

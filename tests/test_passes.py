@@ -141,6 +141,14 @@ def wide_outputs() -> Program:
     return b.program("y", "t")
 
 
+def many_channels() -> Program:
+    b = Builder(Port("x", (2, 60), 0, 15))
+    b.table("t", "l", "x", lambda n: n // 6)
+    b.add(Linear("a", "l", ("t",), np.tile(np.array([[3, -3]]), (60, 1))))
+    b.add(AddConst("y", "l", ("a",), np.array([5, -7])))
+    return b.program("y")
+
+
 def wide_sums() -> Program:
     b = Builder(Port("x", (1, 200), 0, 15))
     b.table("t", "l", "x", lambda n: n // 8)
@@ -179,6 +187,7 @@ EXAMPLES = {
     "expand_products": products,
     "refresh_outputs": wide_outputs,
     "refresh_sums": wide_sums,
+    "split_outputs": many_channels,
     "hoist_slices": hoist_slices,
     "refresh_wires": refresh_wires,
 }
@@ -266,6 +275,7 @@ SAVES = {
     "fuse_tables": "pbs_total",
     "narrow_clips": "predicted_seconds",
     "refresh_outputs": "predicted_seconds",
+    "split_outputs": "predicted_seconds",
 }
 
 
@@ -273,7 +283,7 @@ SAVES = {
 def test_a_pass_is_worth_something(name: str) -> None:
     program, without = EXAMPLES[name](), {name}
     if name.startswith("refresh"):
-        without = {"refresh_outputs", "refresh_sums"}
+        without = {"refresh_outputs", "refresh_sums", "split_outputs"}
     with_all, left_out = plan(program), plan(program, without=without)
     assert getattr(with_all, SAVES[name]) < getattr(left_out, SAVES[name])
 

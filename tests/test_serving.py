@@ -70,6 +70,21 @@ def test_an_encrypted_answer_is_that_of_the_program(program, client, server):
     assert client.labels == {"labels": "a b c"}
 
 
+def test_the_client_adds_up_an_output_in_parts(tmp_path):
+    b = Builder(Port("x", (1, 40), 0, 15))
+    b.table("t", "l", "x", lambda n: n // 6)
+    weight = np.random.default_rng(0).integers(-7, 8, (40, 2))
+    b.add(Linear("y", "l", ("t",), weight))
+    circuit = compile_program(b.program("y"))
+    (port,) = circuit.encoding.outputs
+    assert port.parts > 1 and port.bits < port.port.hi.bit_length()
+    save_deployment(circuit, tmp_path / "parts")
+    client, server = Client(tmp_path / "parts"), Server(tmp_path / "parts")
+    x = np.random.default_rng(1).integers(0, 16, (1, 40))
+    reply = server.run(client.encrypt({"x": x}), client.evaluation_keys())
+    assert np.array_equal(client.decrypt(reply)["y"], (x // 6) @ weight)
+
+
 def test_a_request_is_short(client):
     """A seed and a number for each ciphertext: a thousandth of the ciphertexts themselves."""
     assert len(client.encrypt({"x": [0, 3], "y": [1, 0]})) < 2_000

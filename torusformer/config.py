@@ -24,6 +24,10 @@ class Config(BaseModel):
         except ValidationError as error:
             raise InputError(self._explained(error)) from None
 
+    def __hash__(self) -> int:
+        """Of what it says: fields may be mappings."""
+        return hash((type(self), self.model_dump_json()))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`; values may be those of JSON, lists for tuples."""

@@ -118,6 +118,7 @@ def _to_json(encoded: EncodedPort) -> dict[str, Any]:
         "base": _smallest(encoded.base),
         "bits": encoded.bits,
         "shift": encoded.shift,
+        "parts": encoded.parts,
     }
 
 
@@ -138,4 +139,11 @@ def _ports_from_json(data: Mapping[str, Any]) -> FunctionPorts:
 
 def _from_json(index: int, data: dict[str, Any]) -> EncodedPort:
     base = np.asarray(data["base"], dtype=np.int64)
-    return EncodedPort(port_from_json(data), index, base, int(data["bits"]), int(data["shift"]))
+    return EncodedPort(
+        port_from_json(data),
+        index,
+        base,
+        int(data["bits"]),
+        int(data["shift"]),
+        parts=int(data["parts"]),
+    )

@@ -24,6 +24,7 @@ from torusformer.fhe_compile.passes.refresh import refresh_outputs, refresh_sums
 from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
 from torusformer.fhe_compile.passes.sink_rounds import sink_rounds
 from torusformer.fhe_compile.passes.split_concats import split_concats
+from torusformer.fhe_compile.passes.split_outputs import split_outputs
 from torusformer.fhe_compile.passes.tile_products import tile_products
 from torusformer.fhe_compile.program.nodes import Program
 
@@ -68,6 +69,7 @@ PASSES = (
     Pass(fuse_tables, "optional"),
     Pass(refresh_outputs, "trial"),
     Pass(refresh_sums, "trial"),
+    Pass(split_outputs, "trial"),
 )
 # Before a program is written: whatever bootstraps cost.
 AT_LOWERING: tuple[Callable[[Program], Program], ...] = (hoist_slices,)

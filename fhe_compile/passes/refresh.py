@@ -94,12 +94,13 @@ def precision(program: Program) -> dict[str, float]:
     return read
 
 
-def squared_weights(program: Program) -> dict[str, float]:
+def squared_weights(program: Program, of_inputs: float = 1.0) -> dict[str, float]:
     """How many times the variance of a fresh table result each value has, at most.
 
+    `of_inputs` is that of an input: none, or as if a table had made it.
     What `estimate.squared_weights` is for the operations of an encoding, before there is one.
     """
-    noise = {port.name: 1.0 for port in program.inputs}
+    noise = {port.name: of_inputs for port in program.inputs}
     for node in program.nodes:
         shapes = [program.ranges[name].shape for name in node.inputs]
         noise[node.name] = node.squared_weights([noise[name] for name in node.inputs], shapes)

@@ -57,13 +57,15 @@ class PriceList:
 
         `precision`: the highest at which their results are read, by kind of reader.
         """
-        if bits > max(self.precise_table_ms, default=0):
-            return False
-        thresholds = self.precise_from
         return any(
-            reader in thresholds and needed > _interpolate(thresholds[reader], bits)
-            for reader, needed in precision.items()
+            needed > self.precise_limit(bits, reader) for reader, needed in precision.items()
         )
+
+    def precise_limit(self, bits: int, reader: str) -> float:
+        """The highest precision at which such a reader may read cheap tables of `bits` bits."""
+        if bits > max(self.precise_table_ms, default=0) or reader not in self.precise_from:
+            return float("inf")
+        return _interpolate(self.precise_from[reader], bits)
 
     def rounding(self, bits: int, lsbs: int, precise: bool = False) -> float:
         """Milliseconds to remove `lsbs` of `bits` bits exactly, one after the other."""

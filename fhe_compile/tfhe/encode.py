@@ -56,11 +56,15 @@ def tag_of(node: Node) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Value:
-    """A program value during encoding: an operation, each element's base, a pending right shift."""
+    """A program value during encoding: an operation, each element's base, a pending right shift.
+
+    Parts of an output, summed up over their first axis by the client, have a `reach`.
+    """
 
     operation: int
     base: IntArray
     shift: int = 0
+    reach: Interval | None = None
 
 
 class _Encoder:
@@ -137,6 +141,11 @@ class _Encoder:
         made = self._make(node, Lookup, (read,), bits=bits_for(tables.max()), **fields)
         self.values[out] = _Value(made, base_out)
 
+    def leave_parts(self, node: Node) -> None:
+        """Nothing to do; `leave` tells the client."""
+        (value,) = self._inputs(node)
+        self.values[node.name] = replace(value, reach=self.ranges[node.inputs[0]])
+
     def _look_up_in_a_ring(
         self, node: Node, index: Interval, values: IntArray, fold: Fold, apart: bool
     ) -> None:
@@ -183,13 +192,17 @@ class _Encoder:
         if value.shift:
             bits = self.operations[value.operation].bits
             return EncodedPort(port, value.operation, value.base, bits, value.shift)
-        base, bits = table_base(self.ranges[port.name], np.array(0))
+        reach = value.reach or self.ranges[port.name]
+        base, bits = table_base(reach, np.array(0))
         made = self._align(value, base, bits, "output", f"output.{port.name}")
-        return EncodedPort(port, made, base, bits)
+        parts = 1 if value.reach is None else reach.shape[0]
+        return EncodedPort(port, made, base, bits, parts=parts)
 
     def _inputs(self, node: Node) -> list[_Value]:
-        """Values of a node's inputs, none of them a rounding."""
+        """Values of a node's inputs, none of them a rounding or an output in parts."""
         for name in node.inputs:
+            if self.values[name].reach is not None:
+                raise TypeError(f"{node.layer}: {node.op} reads {name}, which the client sums up")
             if self.values[name].shift:
                 raise TypeError(
                     f"{node.layer}: {node.op} reads the rounding {name}; run sink_rounds before"

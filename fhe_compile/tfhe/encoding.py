@@ -14,7 +14,8 @@ from torusformer.fhe_compile.tfhe.tensor_ops import TensorOp
 class EncodedPort:
     """Where a program input enters or an output leaves: integer = (rep + base) >> shift.
 
-    What is `wired` passes between functions of a module as a ciphertext.
+    What is `wired` passes between functions of a module as a ciphertext. An output in several
+    `parts` (parts, *shape) is their sum.
     """
 
     port: Port
@@ -23,6 +24,7 @@ class EncodedPort:
     bits: int
     shift: int = 0
     wired: bool = False
+    parts: int = 1
 
     def encode(self, value: IntArray) -> IntArray:
         """Program integers to what is encrypted, both of the port's shape."""
@@ -30,7 +32,9 @@ class EncodedPort:
 
     def decode(self, rep: IntArray) -> IntArray:
         """What is decrypted to program integers."""
-        return (np.asarray(rep, dtype=np.int64).reshape(self.port.shape) + self.base) >> self.shift
+        shape = self.port.shape if self.parts == 1 else (self.parts, *self.port.shape)
+        found: IntArray = (np.asarray(rep, dtype=np.int64).reshape(shape) + self.base) >> self.shift
+        return found if self.parts == 1 else found.sum(axis=0)
 
 
 @dataclass(frozen=True, eq=False)

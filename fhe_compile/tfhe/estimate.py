@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
 from torusformer.fhe_compile.tfhe.encoding import Encoding, component_roots
@@ -16,6 +18,38 @@ from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, TensorOp, Truncate
 
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
 ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
+
+
+@dataclass(frozen=True)
+class Dear:
+    """Why tables of `bits` bits take twice the work: what one sum of their results is.
+
+    It is made in `layer` and laid out at `read_bits`. `squared_weights` is the sum of squares that
+    stands between, `limit` what the cheap parameters bear at that width.
+    """
+
+    bits: int
+    layer: str
+    read_bits: int
+    squared_weights: float
+    limit: float
+
+    def __str__(self) -> str:
+        why = (
+            f"{self.bits}-bit tables take twice the work: a sum of their results in {self.layer} is"
+            f" laid out at {self.read_bits} bits, its squared weights are"
+            f" {self.squared_weights:.0f};"
+        )
+        if self.limit < 1:
+            return f"{why} cheap ones never bear that. Narrower sums beside it cure it"
+        return f"{why} cheap ones bear {self.limit:.0f}. Fewer or smaller weights cure it"
+
+
+class _Read(NamedTuple):
+    """The most precise read of a kind: how precise, and the operation that is read."""
+
+    needed: float
+    operation: int
 
 
 class Estimate:
@@ -28,8 +62,7 @@ class Estimate:
         self.encoding, self.prices = encoding, prices
         self.roots = component_roots(encoding.operations, encoding.links)
         self.noise = squared_weights(encoding)
-        self.precision: dict[int, dict[str, float]]
-        self.precision = module.precision if module else self._precision()
+        self.reads: dict[int, dict[str, _Read]] = module.reads if module else self._reads()
 
     def bits_read(self, op: Lookup) -> int:
         """Bits that a lookup reads."""
@@ -54,8 +87,8 @@ class Estimate:
         """Of a run."""
         return sum(self.milliseconds(op) for op in self.encoding.operations)
 
-    def _precision(self) -> dict[int, dict[str, float]]:
-        """For every width of table, the highest precision at which its results are read, by reader.
+    def _reads(self) -> dict[int, dict[str, _Read]]:
+        """For every width of table, the most precise read of its results, by kind of reader.
 
         Roundings write into what they read: theirs is the precision of what follows them.
         """
@@ -69,26 +102,47 @@ class Estimate:
                 reads.append((self.roots[op.args[0]], "table", op.args[0], op.lsbs))
             elif isinstance(op, Truncate):
                 reads.append((self.roots[i], "rounding", op.args[0], 0))
-        of_component: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        nothing = _Read(0.0, -1)
+        of_component: dict[int, dict[str, _Read]] = defaultdict(dict)
         for root, reader, i, lsbs in reads:
-            needed = widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2
-            of_component[root][reader] = max(of_component[root][reader], needed)
-        of_width: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+            needed = _Read(widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2, i)
+            known = of_component[root]
+            known[reader] = max(known.get(reader, nothing), needed)
+        of_width: dict[int, dict[str, _Read]] = defaultdict(dict)
         for i, op in enumerate(operations):
             if isinstance(op, Lookup):
                 known = of_width[self.bits_read(op)]
-                for reader, needed in of_component[self.roots[i]].items():
-                    known[reader] = max(known[reader], needed)
+                for reader, found in of_component[self.roots[i]].items():
+                    known[reader] = max(known.get(reader, nothing), found)
             elif isinstance(op, Truncate):
-                known, needed = of_width[ROUNDING], widths[i] + math.log2(self.noise[i]) / 2
-                known["rounding"] = max(known["rounding"], needed)
-        return {width: dict(known) for width, known in of_width.items()}
+                known = of_width[ROUNDING]
+                found = _Read(widths[i] + math.log2(self.noise[i]) / 2, i)
+                known["rounding"] = max(known.get("rounding", nothing), found)
+        return dict(of_width)
 
     def _is_precise(self, partition: int) -> bool:
-        precision = self.precision.get(partition, {})
+        precision = {reader: read.needed for reader, read in self.reads.get(partition, {}).items()}
         if partition == ROUNDING:
             return precision.get("rounding", 0.0) > self.prices.round_precise_from
         return self.prices.is_precise(partition, precision)
+
+    def dear(self) -> tuple[Dear, ...]:
+        """The widths of tables with precise parameters, and the sums to blame."""
+        found = []
+        for bits, reads in sorted(self.reads.items()):
+            if bits == ROUNDING:
+                continue
+            blamed = [
+                (read.needed - limit, limit, read.operation)
+                for reader, read in reads.items()
+                if read.needed > (limit := self.prices.precise_limit(bits, reader))
+            ]
+            if blamed:
+                _, limit, i = max(blamed)
+                op, width = self.encoding.operations[i], self.encoding.widths[i]
+                bears = 4.0 ** (limit - width)
+                found.append(Dear(bits, op.layer, width, self.noise[i], bears))
+        return tuple(found)
 
     def _sizes(self, partition: int) -> KeySizes:
         precise = self._is_precise(partition)

@@ -34,8 +34,8 @@ from torusformer.fhe_compile.prices.failure import EXACT, failure_probability, s
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.encoding import Encoding
-from torusformer.fhe_compile.tfhe.estimate import Estimate
-from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate
+from torusformer.fhe_compile.tfhe.estimate import Dear, Estimate
+from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate, Wrap
 from torusformer.tables import table
 
 MAXIMUM_BITS = 16
@@ -43,7 +43,10 @@ MAXIMUM_BITS = 16
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The bootstraps of one operation: `bits` is the width it reads, `lsbs` what it drops."""
+    """The bootstraps of one operation: `bits` is the width it reads, `lsbs` what it drops.
+
+    What `wraps` is read modulo 2**(bits + 1).
+    """
 
     tag: str
     layer: str
@@ -52,6 +55,7 @@ class PlanRow:
     lsbs: int
     pbs: int
     ms: float
+    wraps: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Plan:
     `rows` are in the order of execution.
     `ciphertext_bytes_by_layer`: the most ciphertext alive at once in the layer.
     `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
-    roundings are width 0. `prices`: whose milliseconds these are.
+    roundings are width 0. `prices`: whose milliseconds these are. `dear`: the widths of tables that
+    take twice the work, and why.
     """
 
     program: Program = field(repr=False)
@@ -75,6 +80,7 @@ class Plan:
     ciphertext_bytes_by_layer: Mapping[str, int] = field(default_factory=dict)
     key_bytes_by_bit_width: Mapping[int, int] = field(default_factory=dict)
     prices: Mapping[str, Any] = field(default_factory=dict)
+    dear: tuple[Dear, ...] = ()
 
     @property
     def pbs_total(self) -> int:
@@ -108,6 +114,15 @@ class Plan:
         return dict(sorted(count.items()))
 
     @property
+    def wrapping_by_layer(self) -> dict[str, int]:
+        """Bootstraps that read a sum modulo 2**(bits + 1), by layer; only layers that have some."""
+        count: Counter[str] = Counter()
+        for row in self.rows:
+            if row.wraps:
+                count[row.layer] += row.pbs
+        return dict(count)
+
+    @property
     def predicted_seconds(self) -> float:
         """Seconds of one run on the machine of the price list."""
         return sum(row.ms for row in self.rows) / 1000
@@ -131,6 +146,7 @@ class Plan:
             "pbs_total": self.pbs_total,
             "pbs_by_layer": self.pbs_by_layer,
             "pbs_by_bit_width": {str(bits): n for bits, n in self.pbs_by_bit_width.items()},
+            "wrapping_by_layer": self.wrapping_by_layer,
             "max_bit_width": self.max_bit_width,
             "predicted_seconds": round(self.predicted_seconds, 3),
             "seconds_by_layer": {k: round(s, 4) for k, s in self.seconds_by_layer.items()},
@@ -140,6 +156,7 @@ class Plan:
             "key_bytes_by_bit_width": {str(b): n for b, n in self.key_bytes_by_bit_width.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
             "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
+            "dear": [dict(vars(dear)) for dear in self.dear],
             "prices": dict(self.prices),
             "products": dict(self.expanded.strategies),
         }
@@ -149,12 +166,15 @@ class Plan:
         by_layer: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             by_layer.setdefault(row.layer, []).append(row)
-        head, cells = ("layer", "PBS", "bits", "seconds"), []
+        wrapping = self.wrapping_by_layer
+        head, cells = ["layer", "PBS", "bits", *["wrap"] * bool(wrapping), "seconds"], []
         for layer, rows in [*by_layer.items(), ("total", list(self.rows))]:
             widths = sorted({row.bits for row in rows}) or [0]
             bits = f"{widths[0]}-{widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
             pbs, seconds = sum(r.pbs for r in rows), sum(r.ms for r in rows) / 1000
-            cells.append((layer, f"{pbs:,}", bits, f"{seconds:.1f}"))
+            wraps = sum(wrapping.values()) if layer == "total" else wrapping.get(layer, 0)
+            cells.append([layer, f"{pbs:,}", bits, *[f"{wraps:,}"] * bool(wrapping),
+                          f"{seconds:.1f}"])  # fmt: skip
         text = [table(head, cells, right=range(1, len(head)))]
         keys, memory = self.key_bytes / 2**20, self.peak_memory_bytes / 2**20
         text.append(f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB")
@@ -162,6 +182,7 @@ class Plan:
             f"p_error {show_p_error(self.p_error)} a bootstrap, "
             f"failure of a run {self.failure_probability:.1e}"
         )
+        text += [str(dear) for dear in self.dear]
         if whose := describe_prices(self.prices):
             text.append(whose)
         return "\n".join(text)
@@ -223,7 +244,8 @@ def planned(
         ms = estimate.milliseconds(op)
         if isinstance(op, Lookup):
             bits = estimate.bits_read(op)
-            rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms))
+            wraps = isinstance(encoding.operations[op.args[0]], Wrap)
+            rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms, wraps))
         elif isinstance(op, Truncate):
             rows.append(PlanRow(op.tag, op.layer, "round", op.bits, op.lsbs, op.size * op.lsbs, ms))
     return Plan(
@@ -237,6 +259,7 @@ def planned(
         p_error=p_error,
         ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
         key_bytes_by_bit_width=keys.key_bytes_by_bit_width(),
+        dear=keys.dear(),
         prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
     )
 

@@ -57,6 +57,9 @@ class Encoder(Protocol):
     def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
         """`values[x + offset]`, a bootstrap an element; `apart`: in a layout of its own."""
 
+    def leave_parts(self, node: Node) -> None:
+        """An output is a sum over the first axis of the only input; the client adds it up."""
+
 
 @dataclass(frozen=True, eq=False)
 class Node(ABC):

@@ -132,10 +132,14 @@ class Scale(ClearOperand, Node):
 
 @dataclass(frozen=True, eq=False)
 class Sum(Monotone, Node):
-    """Sum over `axes` (non-negative, sorted)."""
+    """Sum over `axes` (non-negative, sorted).
+
+    An output's sum over its first axis may be done `by_client`, who gets all that is summed up.
+    """
 
     axes: tuple[int, ...]
     keepdims: bool
+    by_client: bool = False
     onnx_op: ClassVar[str] = "ReduceSum"
 
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
@@ -148,11 +152,14 @@ class Sum(Monotone, Node):
         return given[0] * math.prod(shapes[0][axis] for axis in self.axes)
 
     def encode(self, encoder: Encoder) -> None:
-        """As it is."""
-        encoder.apply(self)
+        """As it is, or not at all."""
+        if self.by_client:
+            encoder.leave_parts(self)
+        else:
+            encoder.apply(self)
 
     def write_onnx(self, writer: OnnxWriter) -> None:
-        """ReduceSum with axes as an initializer."""
+        """ReduceSum with axes as an initializer; who sums up is no matter of what it is."""
         axes = writer.clear(f"{self.name}.axes", self.axes)
         inputs, keepdims = (*self.inputs, axes), int(self.keepdims)
         writer.add(self.layer, self.onnx_op, inputs, self.name, keepdims=keepdims)
