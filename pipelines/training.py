@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def _train_into(folder: Path, recipe: Recipe, progress: bool) -> Trained:
 
     qat = to_qat(model, recipe.quant)
     calibrate(qat, task.x_train)
-    train(qat, task, recipe.training, teacher=model, progress=progress)
+    for warning in train(qat, task, recipe.training, teacher=model, progress=progress).warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     qat.save_pretrained(folder / QAT)
     of_float, of_qat = evaluate(model, task), evaluate(qat, task)
     if recipe.model.foretells:

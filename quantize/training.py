@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -20,10 +21,11 @@ from torusformer.models.transformer import Transformer
 from torusformer.progress import Progress
 from torusformer.quantize.augment import Augment
 from torusformer.quantize.quantizers import ActQuant
-from torusformer.quantize.rings import penalty, watched
+from torusformer.quantize.rings import folded_shares, penalty, watched
 from torusformer.quantize.transformer import QuantTransformer
 
 EVALUATION_BATCH = 512
+MOSTLY = 0.2  # of a layer's sums beyond their fold: a warning
 Number = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -65,12 +67,35 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class History:
-    """What a run of training did: mean loss an epoch, the task's measure at its end, seconds."""
+    """What a run of training did: mean loss an epoch, the task's measure at its end, seconds.
+
+    `folded`: by layer, the share of sums of training samples that lie beyond half their ring.
+    """
 
     losses: tuple[float, ...]
     train: float
     test: float
     seconds: float
+    folded: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to look at: layers most of whose sums do not say what they should."""
+        return tuple(
+            f"{layer}: {share:.0%} of its sums lie beyond half their ring, where tables read them"
+            f" with the wrong sign (limit {MOSTLY:.0%}); give it more bits in rings, or raise"
+            " fold_penalty"
+            for layer, share in self.folded.items()
+            if share > MOSTLY
+        )
+
+
+@torch.no_grad()
+def folds(model: nn.Module, x: NDArray[np.generic]) -> dict[str, float]:
+    """By layer, the share of sums of samples x that lie beyond half their ring."""
+    with watched(model) as sums:
+        model(torch.as_tensor(x[:EVALUATION_BATCH]))
+    return folded_shares(model, sums)
 
 
 @torch.no_grad()
@@ -197,4 +222,5 @@ def train(
             bar.advance(f"loss {losses[-1]:.3f}")
     model.eval()
     of_training, held_out = (evaluate(model, task, of_training=which) for which in (True, False))
-    return History(tuple(losses), of_training, held_out, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return History(tuple(losses), of_training, held_out, seconds, folds(model, task.x_train))

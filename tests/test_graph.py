@@ -151,7 +151,7 @@ def test_one_block_of_a_batch_norm_and_a_learned_query_is_four_maps_and_a_head()
         "embed", "blocks.0.score", "blocks.0.value", "blocks.0.up", "head"
     }  # fmt: skip
     assert graph["head"].sources == (
-        "blocks.0.attention_pool", "blocks.0.activation_quant_pool", "input_row"
+        "blocks.0.attention_pool", "input_row_pool", "blocks.0.activation_quant_pool"
     )  # fmt: skip
 
 

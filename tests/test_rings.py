@@ -25,8 +25,9 @@ from tests.twins import (
 from torusformer import InputError
 from torusformer.fhe_compile import compile_program, interpret, plan
 from torusformer.models import ModelConfig
+from torusformer.models.task import Task
 from torusformer.pipelines.values import to_integers
-from torusformer.quantize import QuantConfig, predict
+from torusformer.quantize import History, QuantConfig, TrainConfig, predict, train
 from torusformer.quantize.quantizers import ActQuant, Grid, SignQuant
 from torusformer.quantize.rings import Folding, folded_shares, penalty, watched
 
@@ -188,3 +189,19 @@ def test_combinations_named_here_are_all_rings():
     from torusformer.quantize.config import Wrapping
 
     assert set(itertools.chain(*BITS.values())) | {"embed"} == set(get_args(Wrapping))
+
+
+def test_a_training_whose_sums_fold_warns_with_the_layer_and_a_cure():
+    x = samples(ModelConfig.from_dict(MODEL), 60).numpy()
+    y = np.arange(60) % 3
+    task = Task("t", x, y, x, y, ("a", "b", "c"), "random", patch=(2, 2))
+    twin = twin_of(ModelConfig.from_dict(MODEL), WRAPPING.replace(rings={**RINGS, "up": 2}))
+    recipe = TrainConfig(qat_epochs=1, augment=0.0)
+    history = train(twin, task, recipe, progress=False)
+    assert set(history.folded) == {
+        "blocks.0.query", "blocks.0.key", "blocks.0.value", "blocks.0.attention", "blocks.0.up"
+    }  # fmt: skip
+    mended = History((), 0.0, 0.0, 0.0, {"up": 0.3, "down": 0.1})
+    assert len(mended.warnings) == 1
+    assert mended.warnings[0].startswith("up: 30% of its sums lie beyond half their ring")
+    assert "more bits in rings" in mended.warnings[0]

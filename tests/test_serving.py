@@ -83,6 +83,11 @@ def test_the_client_adds_up_an_output_in_parts(tmp_path):
     x = np.random.default_rng(1).integers(0, 16, (1, 40))
     reply = server.run(client.encrypt({"x": x}), client.evaluation_keys())
     assert np.array_equal(client.decrypt(reply)["y"], (x // 6) @ weight)
+    planned, counted = circuit.plan, circuit.statistics
+    assert (planned.request_bytes, planned.reply_bytes) == (
+        counted["size_of_inputs"], counted["size_of_outputs"]
+    )  # fmt: skip
+    assert 0 < len(reply) - planned.reply_bytes < 2_000
 
 
 def test_a_request_is_short(client):

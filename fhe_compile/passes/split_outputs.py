@@ -59,7 +59,7 @@ class _Split:
         tables = (node.inputs[0] for node in program.nodes if isinstance(node, Table))
         noisiest = max((self.noise[name] for name in tables), default=1.0)
         # So wide may a part be that its neighbours in the layout are still read by cheap tables.
-        self.widest = int(_limit(options, "table") - math.log2(max(1.0, noisiest)) / 2)
+        self.widest = _limit(options, "table") - math.log2(max(1.0, noisiest)) / 2
 
     def run(self) -> Program:
         new: dict[str, list[Node]] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
@@ -17,6 +18,7 @@ from torusformer.fhe_compile.tfhe.encoding import Encoding, component_roots
 from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, TensorOp, Truncate
 
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
+SEEDED_BYTES = 24  # of a compressed ciphertext
 ROUNDING = 0  # stands for the parameters of roundings where tables have their bits
 
 
@@ -178,7 +180,7 @@ class Estimate:
         return total
 
     def _keyswitches(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-        writers, readers = self._ports_of_components()
+        writers, readers = self._ports_of_components
         switches, conversions = set(), set()
         for root, partitions in readers.items():
             written = writers.get(root) or partitions  # the client encrypts as it is read
@@ -190,7 +192,7 @@ class Estimate:
         return switches, conversions
 
     def _partitions(self) -> set[int]:
-        _, readers = self._ports_of_components()
+        _, readers = self._ports_of_components
         return {p for partitions in readers.values() for p in partitions}
 
     def _bootstrap_bytes(self) -> int:
@@ -203,6 +205,7 @@ class Estimate:
         ciphertexts = max(self.ciphertext_bytes_by_layer().values(), default=0)
         return PROCESS_BYTES + keys + ciphertexts
 
+    @cached_property
     def _ports_of_components(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
         writers: dict[int, set[int]] = defaultdict(set)
         readers: dict[int, set[int]] = defaultdict(set)
@@ -215,19 +218,35 @@ class Estimate:
                 readers[self.roots[i]].add(ROUNDING)
         return writers, readers
 
+    def request_bytes(self) -> int:
+        """Of what the client encrypts: of each ciphertext a seed and its body."""
+        given = [p for p in self.encoding.inputs if not p.wired]
+        return SEEDED_BYTES * sum(self.encoding.operations[p.operation].size for p in given)
+
+    def reply_bytes(self) -> int:
+        """Of what the client decrypts, whole ciphertexts."""
+        return sum(
+            self._ciphertext_bytes(p.operation) for p in self.encoding.outputs if not p.wired
+        )
+
+    def _ciphertext_bytes(self, index: int) -> int:
+        """Of all elements of an operation: size * (dimension + 1) * 8."""
+        writers, _ = self._ports_of_components
+        written = writers.get(self.roots[index], ())
+        dimension = max((self._sizes(w).big for w in written), default=0)
+        return self.encoding.operations[index].size * (max(dimension, 1024) + 1) * 8
+
     def ciphertext_bytes_by_layer(self) -> dict[str, int]:
         """The most at once in each layer: size * (dimension + 1) * 8 over all still to be read."""
         last = {port.operation: len(self.encoding.operations) for port in self.encoding.outputs}
         for i, op in enumerate(self.encoding.operations):
             for arg in op.args:
                 last[arg] = max(i, last.get(arg, 0))
-        writers, _ = self._ports_of_components()
         alive = 0
         peak: dict[str, int] = {}
         freed: dict[int, int] = defaultdict(int)
         for i, op in enumerate(self.encoding.operations):
-            dimension = max((self._sizes(w).big for w in writers.get(self.roots[i], ())), default=0)
-            size = op.size * (max(dimension, 1024) + 1) * 8
+            size = self._ciphertext_bytes(i)
             alive += size
             peak[op.layer] = max(peak.get(op.layer, 0), alive)
             freed[last.get(i, i)] += size

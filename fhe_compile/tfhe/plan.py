@@ -66,7 +66,8 @@ class Plan:
     `ciphertext_bytes_by_layer`: the most ciphertext alive at once in the layer.
     `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
     roundings are width 0. `prices`: whose milliseconds these are. `dear`: the widths of tables that
-    take twice the work, and why.
+    take twice the work, and why. `request_bytes` are the client's ciphertexts, compressed,
+    `reply_bytes` those that it decrypts.
     """
 
     program: Program = field(repr=False)
@@ -81,6 +82,8 @@ class Plan:
     key_bytes_by_bit_width: Mapping[int, int] = field(default_factory=dict)
     prices: Mapping[str, Any] = field(default_factory=dict)
     dear: tuple[Dear, ...] = ()
+    request_bytes: int = 0
+    reply_bytes: int = 0
 
     @property
     def pbs_total(self) -> int:
@@ -157,6 +160,8 @@ class Plan:
             "peak_memory_bytes": self.peak_memory_bytes,
             "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
             "dear": [dict(vars(dear)) for dear in self.dear],
+            "request_bytes": self.request_bytes,
+            "reply_bytes": self.reply_bytes,
             "prices": dict(self.prices),
             "products": dict(self.expanded.strategies),
         }
@@ -177,7 +182,11 @@ class Plan:
                           f"{seconds:.1f}"])  # fmt: skip
         text = [table(head, cells, right=range(1, len(head)))]
         keys, memory = self.key_bytes / 2**20, self.peak_memory_bytes / 2**20
-        text.append(f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB")
+        request, reply = self.request_bytes / 2**10, self.reply_bytes / 2**10
+        text.append(
+            f"keys {keys:,.0f} MiB, peak memory {memory:,.0f} MiB, "
+            f"request {request:,.1f} KiB, reply {reply:,.0f} KiB"
+        )
         text.append(
             f"p_error {show_p_error(self.p_error)} a bootstrap, "
             f"failure of a run {self.failure_probability:.1e}"
@@ -260,6 +269,8 @@ def planned(
         ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
         key_bytes_by_bit_width=keys.key_bytes_by_bit_width(),
         dear=keys.dear(),
+        request_bytes=estimate.request_bytes(),
+        reply_bytes=estimate.reply_bytes(),
         prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},
     )
 
