@@ -78,6 +78,6 @@ class DecoderStep(nn.Module):
 
 def _stacked(parts: Sequence[Tensor], quant: ActQuant, groups: int) -> Grid:
     """Tokens (1, groups * d) as codes (1, groups, tokens, d)."""
-    grids = [quant(part) for part in parts]
+    grids = [quant.again(part) for part in parts]
     values = [grid.value.reshape(1, groups, 1, -1) for grid in grids]
     return grids[0]._replace(value=torch.cat(values, dim=2))

@@ -130,7 +130,11 @@ class ActQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Grid:
         """Same shape out."""
-        q = self.quant(torch.relu(x) if self.is_bit else x)
+        return self.again(torch.relu(x) if self.is_bit else x)
+
+    def again(self, codes: Tensor) -> Grid:
+        """What came out of this quantizer before, and in from outside."""
+        q = self.quant(codes)
         return Grid(q.value, q.scale, self.lo, self.hi)
 
 
@@ -180,8 +184,7 @@ class SignQuant(ActQuant):
         """Same shape out."""
         if torch.onnx.is_in_onnx_export():  # a plain `Quant` node rounds
             x = torch.sign(x) * constant(torch.exp2(self.log_scale))
-        q = self.quant(x)
-        return Grid(q.value, q.scale, self.lo, self.hi)
+        return self.again(x)
 
 
 def build_code(bit_width: int, *, narrow: bool) -> ActQuant:

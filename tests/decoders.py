@@ -16,7 +16,7 @@ from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decod
 from torusformer.models import ModelConfig, Task, Transformer, load_task
 from torusformer.quantize import QuantConfig, QuantTransformer, calibrate, export_steps, to_qat
 
-PRESETS = ("tiny-words", "tiny-gpt2", "tiny-llama")
+PRESETS = ("tiny-words", "tiny-signs", "tiny-gpt2", "tiny-llama")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

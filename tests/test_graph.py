@@ -166,15 +166,16 @@ def test_one_block_without_norms_writes_from_two_tables() -> None:
 
 
 def test_what_is_folded_by_preset() -> None:
-    expected = {"tiny": "affine", "tiny-gpt2": "mean", "tiny-words": "affine", "words": "affine",
-                "words-gpt2": "mean"}  # fmt: skip
-    digits = {"fast": "affine", "small": "affine", "standard": "mean", "table": "mean"}
+    expected = dict.fromkeys(("tiny", "tiny-signs", "tiny-words", "words"), "affine")
+    expected |= dict.fromkeys(("tiny-gpt2", "words-gpt2"), "mean")
+    digits = dict.fromkeys(("fast", "small", "standard"), "affine")
+    digits |= dict.fromkeys(("softmax", "table"), "mean")
     expected |= {f"digits-{name}": rewrite for name, rewrite in digits.items()}
     for name in preset_names():
         wanted = (expected[name],) if name in expected else ()
         assert foldable(ModelConfig.from_name(name)) == wanted, name
         unfolded = QuantConfig.from_name(name).unfolded
-        assert unfolded == (wanted if name in ("tiny", "digits-small") else ()), name
+        assert unfolded == (wanted if name == "tiny" else ()), name
         left = {type(op) for op in folded_preset(name).ops}
         assert (Residual in left) == (wanted != ("affine",) or bool(unfolded)), name
 

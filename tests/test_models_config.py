@@ -40,7 +40,7 @@ def test_presets_name_no_setting_of_another_part(name: str) -> None:
 
 
 def test_standard_preset_is_a_whole_transformer() -> None:
-    config = ModelConfig.from_name("digits-standard")
+    config = ModelConfig.from_name("digits-softmax")
     assert (config.tokens, config.features, config.layers, config.heads) == (8, 8, 2, 2)
     assert config.dim >= 32
     assert config.mlp_dim >= 2 * config.dim

@@ -13,7 +13,7 @@ from torusformer.fhe_compile import plan
 from torusformer.models import ModelConfig
 from torusformer.quantize import QuantConfig
 
-PRESET = "digits-standard"  # where each series starts from
+PRESET = "digits-softmax"  # where each series starts from
 PATCHES = {2: (4, 8), 4: (2, 8), 8: (1, 8), 16: (2, 2), 32: (1, 2)}
 SERIES: dict[str, tuple[int, ...]] = {
     "tokens": (2, 4, 8, 16, 32),

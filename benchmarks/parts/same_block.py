@@ -138,7 +138,7 @@ def _compare(bench: Bench, config: BlockConfig) -> dict[str, Any]:
 def refusal() -> dict[str, str]:
     """What Concrete ML says to the transformers of this project: several heads, softmax."""
     said = {}
-    for name in ("tiny", "digits-standard"):
+    for name in ("tiny", "digits-softmax"):
         config = ModelConfig.from_name(name)
         task = load_task("digits", patch=config.patch, input_shape=config.input_shape)
         qat = to_qat(Transformer(config), QuantConfig.from_name(name))

@@ -34,6 +34,7 @@ from torusformer.fhe_compile.program.nodes import (
 )
 
 MAX_PARTS = 128  # of an output: each is as many ciphertexts
+MAX_BITS = 16
 CHEAP = range(1, 5)  # bits of tables that are to stay so
 
 
@@ -59,7 +60,8 @@ class _Split:
         tables = (node.inputs[0] for node in program.nodes if isinstance(node, Table))
         noisiest = max((self.noise[name] for name in tables), default=1.0)
         # So wide may a part be that its neighbours in the layout are still read by cheap tables.
-        self.widest = _limit(options, "table") - math.log2(max(1.0, noisiest)) / 2
+        widest = _limit(options, "table") - math.log2(max(1.0, noisiest)) / 2
+        self.widths = range(1, int(max(1.0, min(widest, self.limit, MAX_BITS))) + 1)
 
     def run(self) -> Program:
         new: dict[str, list[Node]] = {}
@@ -67,7 +69,8 @@ class _Split:
         for name in self.outputs & self.made.keys() - self.readers.keys():
             passed: set[str] = set()
             maps, offset = self._maps(name, passed) or ([], np.array(0))
-            parts = [part for each in maps for part in self._parts(each)]
+            ways = ([p for each in maps for p in self._parts(each, bits)] for bits in self.widths)
+            parts = min(ways, key=len)
             if 1 < len(parts) <= MAX_PARTS:
                 new[name] = self._nodes(name, parts, offset)
                 gone |= passed | {name}
@@ -100,8 +103,11 @@ class _Split:
                 return left and right and (left[0] + right[0], left[1] + right[1])
         return None
 
-    def _parts(self, node: Linear) -> list[tuple[Linear, int, int]]:
-        """Runs of channels, first and behind the last, each of which the client may read."""
+    def _parts(self, node: Linear, bits: int) -> list[tuple[Linear, int, int]]:
+        """Runs of channels, first and behind the last, that the client may read at `bits` bits.
+
+        That wide are all parts, as they are laid out together.
+        """
         source = node.inputs[0]
         x, noise = self.program.ranges[source], self.noise[source]
         reach = (x.hi - x.lo).reshape(-1, x.shape[-1]).max(axis=0)
@@ -109,9 +115,8 @@ class _Split:
         ends = [0]
         for k, row in enumerate(node.weight):
             more_span, more_square = span + abs(row) * reach[k], square + noise * row**2
-            bits = int(more_span.max()).bit_length()
-            precision = bits + math.log2(max(1.0, more_square.max())) / 2
-            if (bits > self.widest or precision > self.limit) and k > ends[-1]:
+            needed = bits + math.log2(max(1.0, more_square.max())) / 2
+            if (more_span.max() >= 2**bits or needed > self.limit) and k > ends[-1]:
                 ends.append(k)
                 more_span, more_square = abs(row) * reach[k], noise * row**2
             span, square = more_span, more_square
