@@ -11,6 +11,7 @@ from typing import Any
 
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.pipelines.baselines import baselines
 from torusformer.pipelines.console import noted_prices
 from torusformer.pipelines.stages import Stages, write_report
 from torusformer.pipelines.training import Recipe, Trained, train_into
@@ -64,6 +65,8 @@ def run_demo(folder: Path, demo: Demo, p_error: float = EXACT) -> dict[str, Any]
         checked = demo.check(folder, trained)
     with stage(*demo.planning):
         cost = demo.plan(noted_prices("demo", p_error))
+    with stage("baselines", "what a linear model and an MLP make of the same samples"):
+        beside = baselines(recipe, cost.get("pbs_total", 0))
     with stage(*demo.compiling):
         demo.compile(folder)
     with stage("keys", "the client makes them, the server gets those for evaluation"):
@@ -78,6 +81,7 @@ def run_demo(folder: Path, demo: Demo, p_error: float = EXACT) -> dict[str, Any]
         **trained.to_json(),
         **checked,
         "p_error": p_error,
+        "baselines": beside,
         "plan": cost,
         **answers,
     }

@@ -12,6 +12,7 @@ from torusformer.fhe_compile import lower, plan, save_deployment, save_program
 from torusformer.fhe_compile.circuit.circuit import compile_plan
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.pipelines.answers import Deployed, InProcess
+from torusformer.pipelines.baselines import compared
 from torusformer.pipelines.console import percent
 from torusformer.pipelines.demo import DEPLOYMENT, PROGRAM, Demo
 from torusformer.pipelines.training import QONNX, Recipe, Trained
@@ -97,6 +98,7 @@ class ClassesDemo(Demo):
             f"quantized {percent(report['qat_accuracy'])}, "
             f"integer program {percent(report['program_accuracy'])} "
             f"(same class as quantized: {percent(report['agreement'])})\n"
+            f"{compared(report)}\n"
             f"{report['plan']['pbs_total']} bootstraps, predicted "
             f"{report['plan']['predicted_seconds']:.1f} s, measured "
             f"{report['execute']['seconds']:.1f} s a sample"

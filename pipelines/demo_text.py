@@ -14,6 +14,7 @@ from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.models import Task
 from torusformer.models.task import UNKNOWN
 from torusformer.models.words import decode
+from torusformer.pipelines.baselines import compared
 from torusformer.pipelines.console import size
 from torusformer.pipelines.decoder_plan import plan_decoder, plan_text, plan_to_json
 from torusformer.pipelines.demo import DEPLOYMENT, Demo
@@ -123,6 +124,7 @@ class TextDemo(Demo):
             f"nats a token on {report['dev_tokens']} held-out ones: float "
             f"{report['teacher_nll']:.3f}, quantized {report['qat_nll']:.3f}, integer program "
             f"{report['program_nll']:.3f}\n"
+            f"{compared(report)}\n"
             f"{made['tokens']} tokens, {made['seconds_per_token']:.1f} s each, argmax included; "
             f"keys made in {made['keygen_seconds']:.1f} s, {size(made['key_bytes'])} sent once"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,25 @@ from torusformer.quantize.transformer import QuantTransformer
 
 CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3
+
+
+class Calibrated(Protocol):
+    """A quantized model: called with samples, and the client's grid if it takes numbers."""
+
+    @property
+    def input_quant(self) -> ActQuant | None:
+        """The grid of the inputs."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every part."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Into training mode."""
+
+    training: bool
 
 
 @torch.no_grad()
@@ -43,7 +63,7 @@ def best_scale(values: Tensor, lo: float, hi: float) -> float:
 
 
 @torch.no_grad()
-def calibrate(twin: QuantTransformer, x: NDArray[np.generic] | Tensor) -> None:
+def calibrate(twin: Calibrated, x: NDArray[np.generic] | Tensor) -> None:
     """Set every activation scale from samples x (N, tokens, features) or ids (N, T), first first.
 
     Quantizers on one grid (residual stream, scores and log-sums) pool what they see.
@@ -56,7 +76,7 @@ def calibrate(twin: QuantTransformer, x: NDArray[np.generic] | Tensor) -> None:
 
 
 @torch.no_grad()
-def set_scales(model: nn.Module, run: Callable[[], object]) -> None:
+def set_scales(model: Calibrated, run: Callable[[], object]) -> None:
     """Set the scale of every activation from what it sees while the model is `run`."""
     seen: dict[int, list[tuple[Tensor, float, float]]] = {}
 

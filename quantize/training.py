@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torusformer.config import Config
 from torusformer.models.presets import preset
 from torusformer.models.task import Task, known_targets
-from torusformer.models.transformer import Transformer
 from torusformer.progress import Progress
 from torusformer.quantize.augment import Augment
 from torusformer.quantize.quantizers import ActQuant
@@ -166,21 +165,23 @@ def _loss(logits: Tensor, y: Tensor, teacher: Tensor | None, config: TrainConfig
 
 
 def train(
-    model: Transformer | QuantTransformer,
+    model: nn.Module,
     task: Task,
     config: TrainConfig,
     *,
     teacher: nn.Module | None = None,
+    quantized: bool | None = None,
     progress: bool = True,
 ) -> History:
     """Train in place on the task's training half; the same seed gives the same weights.
 
-    A quantized model must be calibrated; `teacher` is usually the float model it came from.
+    A quantized model must be calibrated; `teacher` is usually the float model it came from. Of a
+    model of another kind than ours, say whether it is `quantized`.
 
     Raises:
         InputError: `augment` is not 0 and the samples are no square images.
     """
-    quantized = isinstance(model, QuantTransformer)
+    quantized = isinstance(model, QuantTransformer) if quantized is None else quantized
     epochs = config.qat_epochs if quantized else config.float_epochs
     rate = config.qat_learning_rate if quantized else config.float_learning_rate
     torch.manual_seed(config.seed)
