@@ -1,4 +1,4 @@
-"""Parts `digits_fast` and `digits_standard`: trained, compiled, answered encrypted, bit for bit."""
+"""Parts `digits_fast`, `_small` and `_standard`: trained, compiled, answered, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.runner import Bench, Part
 from benchmarks.trained import TrainedModel, preset
 from torusformer.pipelines.values import to_integers
 
-FAST, STANDARD, QUICK = "digits-fast", "digits-standard", "tiny"
+FAST, SMALL, STANDARD, QUICK = "digits-fast", "digits-small", "digits-standard", "tiny"
 
 
 def model(bench: Bench, name: str) -> TrainedModel:
@@ -63,10 +63,17 @@ DIGITS_FAST = Part(
     lambda bench: measure(bench, FAST, 2 if bench.quick else 20),
     render,
 )
+DIGITS_SMALL = Part(
+    "digits_small",
+    "Digits, small",
+    "What `make demo` runs: one layer, all four tokens attend.",
+    lambda bench: measure(bench, SMALL, 1 if bench.quick else 5),
+    render,
+)
 DIGITS_STANDARD = Part(
     "digits_standard",
     "Digits, standard",
-    "Two layers, GELU, layer norm and mean pooling: everything a transformer has, one image.",
-    lambda bench: measure(bench, STANDARD, 1),
+    "Two layers, all eight tokens attend in both.",
+    lambda bench: measure(bench, STANDARD, 1 if bench.quick else 3),
     render,
 )
