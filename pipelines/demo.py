@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from torusformer.fhe_compile.circuit.calibrate import probe
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.prices.failure import EXACT
 from torusformer.pipelines.baselines import baselines
@@ -63,8 +64,11 @@ def run_demo(folder: Path, demo: Demo, p_error: float = EXACT) -> dict[str, Any]
         trained = train_into(folder, recipe)
     with stage(*demo.checking):
         checked = demo.check(folder, trained)
+    with stage("probe", "a few bootstraps: how fast this machine is now"):
+        prices = noted_prices("demo", p_error)
+        prices = prices.scaled(probe())
     with stage(*demo.planning):
-        cost = demo.plan(noted_prices("demo", p_error))
+        cost = demo.plan(prices)
     with stage("baselines", "what a linear model and an MLP make of the same samples"):
         beside = baselines(recipe, cost.get("pbs_total", 0))
     with stage(*demo.compiling):

@@ -169,8 +169,20 @@ def test_the_shipped_list_elsewhere_is_labelled(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(timings_module, "threads", lambda: shipped["threads"])
     at_home = plan(every_node()).table().splitlines()[-1]
     assert at_home.startswith(f"seconds of {shipped['processor']}")
-    assert "torusformer calibrate" not in at_home
+    assert "never checked on this machine: torusformer calibrate does" in at_home
     monkeypatch.setattr(timings_module, "processor", lambda: "Abacus")
     found = plan(every_node())
     assert "torusformer calibrate" in found.table().splitlines()[-1]
     assert "Abacus" in str(found.to_json()["prices"])
+
+
+def test_a_probe_scales_every_time_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timings_module, "processor", lambda: "Abacus")
+    listed = load_prices()
+    probed = listed.scaled(1.6)
+    before, after = plan(every_node(), listed), plan(every_node(), probed)
+    assert after.predicted_seconds == pytest.approx(1.6 * before.predicted_seconds)
+    assert after.pbs_total == before.pbs_total
+    said = after.table().splitlines()[-1]
+    assert said.startswith("seconds of Abacus")
+    assert said.endswith("1.60 times as long after a probe here")

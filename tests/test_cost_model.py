@@ -1,5 +1,7 @@
 """What the plan takes Concrete to choose is what Concrete chooses; compiles, encrypts nothing."""
 
+import time
+
 import pytest
 
 from tests.programs import every_node, random_program
@@ -7,6 +9,7 @@ from torusformer.fhe_compile.circuit.calibrate import (
     calibrate,
     expected_seconds,
     prices_of,
+    probe,
     samples,
 )
 from torusformer.fhe_compile.circuit.circuit import Circuit, compile_program
@@ -59,6 +62,12 @@ def test_every_set_of_parameters_is_measured_once() -> None:
                 assert (s.glwe, s.polynomial, s.level, s.keyswitch) in kinds
     assert len(samples(5)) < len(chosen)
     assert 0 < expected_seconds(samples(5)) < expected_seconds(chosen)
+
+
+def test_a_probe_takes_seconds_and_tells_how_slow_this_machine_is() -> None:
+    start = time.monotonic()
+    assert 0.05 < probe() < 50
+    assert time.monotonic() - start < 60
 
 
 def test_calibrate_measures_this_machine() -> None:

@@ -13,18 +13,20 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
 from torusformer.fhe_compile.circuit.circuit import compile_program
 from torusformer.fhe_compile.circuit.survey import HIGHEST, LOWEST, key_sizes, table_program
 from torusformer.fhe_compile.prices.cost import PriceList, price_list
-from torusformer.fhe_compile.prices.failure import MODES
+from torusformer.fhe_compile.prices.failure import EXACT, MODES
 from torusformer.fhe_compile.prices.parameters import KeySizes, parameters_for
 from torusformer.fhe_compile.prices.timings import Timings, find_timings, this_machine, threads
 
 WIDEST = 6
 RUNS = 3
+PROBED = 4  # bits of the tables that a probe runs
 METHOD = "wall seconds of one run with all threads busy, the least of three, by elements"
 MACHINE_STARTS = 2.0  # seconds that compiling and keys take, beside what grows with the key
 KEY_MS_PER_MIB = 30.0  # only for the estimate of how long it will take
@@ -88,6 +90,16 @@ def calibrate(samples: list[Sample], progress: Callable[[], None]) -> Timings:
         "load": round(load, 2),  # processes that ran when it began; both tell an idle machine
     }
     return Timings(machine, measured, "calibrated")
+
+
+def probe() -> float:
+    """How many times as long as listed a bootstrap takes here and now: seconds for the answer.
+
+    One kind of them stands for all: the processor and what else runs on it are alike for each.
+    """
+    width = max(PROBED, LOWEST)
+    sizes, runs = measure(Sample(parameters_for(EXACT).cheap[PROBED], PROBED, width, EXACT))
+    return median(runs) / find_timings().ms(sizes)
 
 
 def measure(sample: Sample) -> tuple[KeySizes, list[float]]:

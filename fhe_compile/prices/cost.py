@@ -16,7 +16,7 @@ import numpy as np
 
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error, show_p_error
 from torusformer.fhe_compile.prices.parameters import KeySizes, Parameters, parameters_for
-from torusformer.fhe_compile.prices.timings import Timings, difference, find_timings
+from torusformer.fhe_compile.prices.timings import Timings, difference, find_timings, this_machine
 
 __all__ = ["KeySizes", "PriceList", "load_prices", "price_list"]
 
@@ -87,6 +87,23 @@ class PriceList:
     def rounding_key_sizes(self, precise: bool = False) -> KeySizes:
         """Of roundings."""
         return self.precise_round_keys if precise and self.precise_round_keys else self.round_keys
+
+    def scaled(self, factor: float) -> PriceList:
+        """The same on this machine, which was seen to take `factor` times as long."""
+
+        def times(prices: Mapping[int, float]) -> dict[int, float]:
+            return {bits: ms * factor for bits, ms in prices.items()}
+
+        precise_round = self.precise_round_ms
+        return replace(
+            self,
+            machine={**self.machine, **this_machine(), "factor": round(factor, 3)},
+            table_ms=times(self.table_ms),
+            round_ms=times(self.round_ms),
+            precise_table_ms=times(self.precise_table_ms),
+            precise_round_ms=None if precise_round is None else precise_round * factor,
+            origin="probed",
+        )
 
     @property
     def threads(self) -> int:

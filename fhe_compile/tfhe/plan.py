@@ -202,6 +202,10 @@ def describe_prices(prices: Mapping[str, Any]) -> str:
     if "processor" not in prices:
         return ""
     text = f"seconds of {prices['processor']}, {prices['threads']} threads, {prices['date']}"
+    if prices.get("origin") == "probed":
+        text += f", {prices['factor']:.2f} times as long after a probe here"
+    elif prices.get("origin") == "shipped" and not prices["elsewhere"]:
+        text += " (shipped list), never checked on this machine: torusformer calibrate does"
     if prices["elsewhere"]:
         text += (
             f" ({prices['origin']} list): not this machine, measure it with torusformer calibrate"
