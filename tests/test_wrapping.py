@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.programs import Builder, random_inputs
+from tests.programs import Builder, random_inputs, same_outputs
 from torusformer.fhe_compile import Circuit, compile_program, interpret, plan
 from torusformer.fhe_compile.passes.packing import narrowest_packing
 from torusformer.fhe_compile.program.antiperiod import folded_tables, narrowest_fold
@@ -182,3 +182,25 @@ def test_an_output_never_wraps(circuit):
         assert not isinstance(encoding.operations[port.operation], Wrap)
         span_of = circuit.plan.program.ranges[port.port.name]
         assert 2**port.bits > int((span_of.hi - span_of.lo).max())
+
+
+def layers_of(program: Program) -> list[int]:
+    """Bits that each table reads, in order."""
+    return [row.bits for row in plan(program).rows]
+
+
+def test_no_pass_takes_a_table_its_ring():
+    """Signs that a sum reads stay -1 and 1; a table of an antiperiodic one is not joined to it."""
+    b = Builder(Port("x", (1, 60), -1, 1))
+    rng = np.random.default_rng(0)
+    b.add(Linear("s", "first", ("x",), rng.integers(-1, 2, (60, 4))))
+    b.table("sign", "first", "s", lambda v: np.where(v % 16 < 8, 1, -1))
+    b.add(Linear("y", "head", ("sign",), rng.integers(-3, 4, (4, 2))))
+    signs = b.program("y")
+    assert layers_of(signs) == [3]
+    b.table("code", "first", "s", lambda v: wave(v, 3))
+    b.table("square", "second", "code", lambda v: v * v)
+    both = b.program("y", "square")
+    assert layers_of(both) == [3, 3, 1]
+    for program in (signs, both):
+        same_outputs(program, plan(program).expanded)

@@ -22,6 +22,7 @@ import numpy as np
 
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.reindex import reindexed
+from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import AddConst, IntArray, Linear, Node, Program, Table
 from torusformer.fhe_compile.program.ranges import Interval
 
@@ -40,8 +41,9 @@ def _divide_tables(program: Program) -> Program:
         if isinstance(node, Table) and node.name not in outputs:
             found = readers.get(node.name, [])
             if found and all(isinstance(reader, Linear) for reader in found):
-                factor, start, table = _normalized(node, ranges[node.inputs[0]])
-                if (factor > 1).any():
+                x = ranges[node.inputs[0]]
+                factor, start, table = _normalized(node, x)
+                if (factor > 1).any() and _bits(table, x) <= _bits(node, x):
                     divided[node.name] = factor, start
                     node = table
         elif isinstance(node, Linear) and node.inputs[0] in divided:
@@ -52,6 +54,11 @@ def _divide_tables(program: Program) -> Program:
             continue
         nodes.append(node)
     return program.forgetting(divided).rewritten(nodes)
+
+
+def _bits(table: Table, x: Interval) -> int:
+    """That it reads: -1 and 1 of a sum that wraps, in place of 0 and 1, fit half the ring."""
+    return bits_read(table.values, table.offset, x)
 
 
 def _normalized(node: Table, x: Interval) -> tuple[IntArray, IntArray, Table]:

@@ -1,8 +1,10 @@
 """A table of a table is one table, also where clear factors and offsets lie in between.
 
 1. Only one reader: the inner table goes.
-2. Several readers, all of them tables: the inner table goes too where they may read what it reads
-   for no more than they save, by the price list.
+2. Several readers, all of them tables: the inner table goes too.
+
+Both where the tables that are left cost no more than those that were, by the price list: a table
+that reads few bits of a wide sum, since it is antiperiodic, is worth one that reads its result.
 
 Worked example: values [0, 1, 1] read by values [5, 7] is values [5, 7, 7].
 """
@@ -17,6 +19,7 @@ import numpy as np
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.reindex import reindexed
 from torusformer.fhe_compile.prices.cost import PriceList
+from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import AddConst, Node, Program, Scale, Table
 from torusformer.fhe_compile.program.ranges import Interval
 
@@ -39,15 +42,16 @@ def fuse_tables(program: Program, options: PassOptions) -> Program:
         if not isinstance(inner, Table) or inner.name in outputs:
             continue
         found = _readers(inner.name, readers, outputs)
-        if not found or not _pays(inner, found, ranges, options.prices):
+        if not found:
             continue
-        for reader in found:
+        made = [_composed(inner, reader, nodes, ranges) for reader in found]
+        before = [inner, *(nodes[reader.table.name] for reader in found)]
+        if _price(made, ranges, options.prices) > _price(before, ranges, options.prices):
+            continue
+        for reader, table in zip(found, made, strict=True):
             for between in reader.between:
                 nodes.pop(between.name, None)
-            outer = nodes[reader.table.name]
-            assert isinstance(outer, Table)
-            shape = ranges[outer.name].shape
-            nodes[outer.name] = _compose(inner, reader.between, outer, shape)
+            nodes[table.name] = table
         del nodes[inner.name]
     return program.rewritten(nodes.values())
 
@@ -71,15 +75,22 @@ def _readers(
     return found
 
 
-def _pays(
-    inner: Table, found: list[_Reader], ranges: Mapping[str, Interval], prices: PriceList
-) -> bool:
-    if len(found) == 1:
-        return True
-    wide = prices.table(ranges[inner.inputs[0]].span_bits)
-    ends = [(r.between[-1] if r.between else inner).name for r in found]
-    now = wide + sum(prices.table(ranges[end].span_bits) for end in ends)
-    return len(found) * wide <= now
+def _price(tables: Sequence[Node], ranges: Mapping[str, Interval], prices: PriceList) -> float:
+    """Milliseconds of one element of each."""
+    reads = [
+        bits_read(table.values, table.offset, ranges[table.inputs[0]])
+        for table in tables
+        if isinstance(table, Table)
+    ]
+    return sum(map(prices.table, reads))
+
+
+def _composed(
+    inner: Table, reader: _Reader, nodes: Mapping[str, Node], ranges: Mapping[str, Interval]
+) -> Table:
+    outer = nodes[reader.table.name]
+    assert isinstance(outer, Table)
+    return _compose(inner, reader.between, outer, ranges[outer.name].shape)
 
 
 def _compose(

@@ -24,7 +24,7 @@ import numpy as np
 
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList
-from torusformer.fhe_compile.program.antiperiod import narrowest_fold
+from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import (
     Add,
     AddConst,
@@ -167,8 +167,7 @@ def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
         for d in range(min(coarse, lsbs) + 1)
     ]
     best = min(ways, key=lambda way: way.milliseconds(prices))
-    fold = narrowest_fold(table.values, index)
-    as_it_is = prices.table(fold.bits if fold else index.span_bits)
+    as_it_is = prices.table(bits_read(table.values, table.offset, x))
     return best if best.milliseconds(prices) < as_it_is else None
 
 

@@ -49,6 +49,13 @@ def narrowest_fold(values: IntArray, index: Interval) -> Fold | None:
     return None
 
 
+def bits_read(values: IntArray, offset: IntArray, x: Interval) -> int:
+    """Bits that a bootstrap of values[x + offset] reads: modulo a ring, where that is fewer."""
+    index = Interval(x.lo + offset, x.hi + offset)
+    fold = narrowest_fold(values, index)
+    return index.span_bits if fold is None else fold.bits
+
+
 def _constant(part: IntArray, half: int) -> int | None:
     """f(v) + f(v + half) where it is the same for every v; None for no pair, 1 where it is not."""
     sums = part[:-half] + part[half:]
