@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torusformer.models import Task
 from torusformer.quantize.augment import Augment
 from torusformer.quantize.convert import best_scale
-from torusformer.quantize.quantizers import ActQuant, BoundedWeight, Grid, constant
+from torusformer.quantize.quantizers import ActQuant, Grid, constant
+from torusformer.quantize.weight_quantizers import BoundedWeight
 
 Reads = Literal["all", "first"]
 

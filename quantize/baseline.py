@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torusformer.models.task import Task
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.convert import calibrate
-from torusformer.quantize.layers import QuantHead, RoundedLinear, in_a_row
+from torusformer.quantize.heads import QuantHead
+from torusformer.quantize.layers import RoundedLinear, in_a_row
 from torusformer.quantize.parts import QuantFeatures
 from torusformer.quantize.quantizers import ActQuant
 from torusformer.quantize.training import TrainConfig, evaluate, train

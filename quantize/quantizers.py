@@ -1,9 +1,8 @@
-"""Brevitas quantizers for weights and activations, and the grid their values live on."""
+"""Brevitas quantizers for activations, and the grid their values live on."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import brevitas.nn as qnn
 import torch
@@ -11,19 +10,13 @@ from brevitas.export.onnx.qonnx.function import BrevitasQuantFn
 from brevitas.function.ops_ste import round_ste
 from brevitas.inject import ExtendedInjector
 from brevitas.inject.enum import FloatToIntImplType
-from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
-from brevitas.quant import (
-    Int8AccumulatorAwareWeightQuant,
-    Int8AccumulatorAwareZeroCenterWeightQuant,
-)
+from brevitas.proxy import ActQuantProxyFromInjector
 from brevitas.quant_tensor import QuantTensor
 from torch import Tensor, nn
 
-from torusformer import InputError
 from torusformer.quantize.config import QuantConfig
 
 Quantized = tuple[Tensor, Tensor, Tensor, Tensor]  # value, scale, zero point, bit width
-CANDIDATES = 24  # weight scales tried a channel
 
 
 class Grid(NamedTuple):
@@ -192,69 +185,6 @@ def build_code(bit_width: int, *, narrow: bool) -> ActQuant:
     return SignQuant() if bit_width == 1 else ActQuant(bit_width, narrow=narrow)
 
 
-class LeastSquaresGrid(nn.Module):
-    """The `tensor_quant` of `BoundedWeight`.
-
-    Among some scales it takes the one whose integers q have an L1 norm of at most `l1_limit` and
-    the least squared error; the scale is then <w, q> / <q, q>. Nothing is learned but the weights.
-
-    Example, 2 bits, limit 2: [0.9, -0.1, 0.7, 0.5] becomes 0.8 * [1, 0, 1, 0].
-    """
-
-    def __init__(self, bit_width: int, per_channel: bool, l1_limit: float) -> None:
-        """`l1_limit` is per output channel."""
-        super().__init__()
-        self.per_channel, self.l1_limit = per_channel, l1_limit
-        self.top = 2.0 ** (bit_width - 1) - 1
-        shares = torch.logspace(0, 1, CANDIDATES) / 10  # 0.1 to 1
-        # As a share of the largest weight; at twice the largest weight nothing is left.
-        self.register_buffer("shares", 2.0 * shares ** (1 if self.top == 1 else 1.5),
-                             persistent=False)  # fmt: skip
-        self.register_buffer("bits", torch.tensor(float(bit_width)), persistent=False)
-        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
-
-    def _largest(self, weight: Tensor) -> Tensor:
-        # Each weight that is not zero costs at least one: no more than l1_limit can stay.
-        if self.l1_limit >= weight.shape[1]:
-            return weight
-        size = weight.abs()
-        least = size.topk(int(self.l1_limit), dim=1).values[:, -1:]
-        return weight * (size >= least)
-
-    def forward(self, weight: Tensor) -> Quantized:
-        """(out, in) to (out, in); gradients pass straight through."""
-        with torch.no_grad():
-            kept = self._largest(weight)
-            rows = kept if self.per_channel else kept.reshape(1, -1)
-            peak = rows.abs().amax(1, keepdim=True).clamp(min=1e-6)
-            scales = peak * self.shares[:, None, None]
-            q = torch.clamp(torch.round(rows / scales), -self.top, self.top)  # (K, out, in)
-            fit = (q * rows).sum(2) / (q * q).sum(2).clamp(min=1).sqrt()  # (K, out)
-            feasible = q.reshape(-1, *weight.shape).abs().sum(2) <= self.l1_limit
-            if not self.per_channel:
-                feasible = feasible.all(1, keepdim=True)
-            best = torch.where(feasible, fit, -torch.ones_like(fit)).argmax(0)  # (out,)
-            q = q[best, torch.arange(len(rows))]
-            square = (q * q).sum(1, keepdim=True)
-            scale = (q * rows).sum(1, keepdim=True) / square.clamp(min=1)
-            scale = torch.where(square > 0, scale, peak)
-            value = (q * scale).reshape(weight.shape)
-        scale = scale if self.per_channel else scale.reshape(())
-        if self.training:
-            value = weight + (value - weight).detach()
-        return value, scale, self.zero, self.bits
-
-
-class BoundedWeight(ExtendedInjector):
-    """Weight quantizer; give `bit_width`, `per_channel`, `l1_limit`."""
-
-    proxy_class = WeightQuantProxyFromInjector
-    tensor_quant = LeastSquaresGrid
-    float_to_int_impl_type = FloatToIntImplType.ROUND
-    narrow_range = True
-    signed = True
-
-
 def constant(x: Tensor) -> Tensor:
     """`x`; during export a copy that the tracer sees as a constant, not as a computation."""
     return torch.from_numpy(x.detach().numpy().copy()) if torch.onnx.is_in_onnx_export() else x
@@ -306,52 +236,3 @@ def build_activation(
 def build_branch(config: QuantConfig, stream: ActQuant) -> ActQuant:
     """What is added to the residual stream, on the grid of `stream`."""
     return ActQuant(config.branch_bit_width, narrow=config.act_narrow, share_scale_of=stream)
-
-
-def _l1_limit(sum_bit_width: int, input_span: int) -> float:
-    limit = (2**sum_bit_width - 1) // input_span
-    if limit < 1:
-        raise InputError(
-            f"sum_bit_width {sum_bit_width} is too narrow for inputs of {input_span + 1} levels;"
-            " raise it or lower act_bit_width and input_bit_width"
-        )
-    return float(limit)
-
-
-def build_linear(
-    in_features: int, out_features: int, config: QuantConfig, *, input_span: int, wraps: bool
-) -> qnn.QuantLinear:
-    """A bias-free Brevitas linear layer whose sum has at most `config.sum_bit_width` bits.
-
-    `input_span` is the difference between the highest and the lowest integer it reads. A sum that
-    `wraps` has no bound.
-    """
-    bits = config.weight_bit_width
-    if config.weight_quant == "bounded" or wraps:
-        limit = math.inf if wraps else _l1_limit(config.sum_bit_width, input_span)
-        kind: type = BoundedWeight
-        extra: dict[str, Any] = {"weight_per_channel": True, "weight_l1_limit": limit}
-    else:
-        kind = {
-            "a2q": Int8AccumulatorAwareWeightQuant,
-            "a2q+": Int8AccumulatorAwareZeroCenterWeightQuant,
-        }[config.weight_quant]
-        extra = {"weight_accumulator_bit_width": config.sum_bit_width}
-    return qnn.QuantLinear(
-        in_features, out_features, bias=False, weight_quant=kind, weight_bit_width=bits, **extra
-    )
-
-
-def build_head(
-    in_features: int, out_features: int, config: QuantConfig, *, input_span: int
-) -> qnn.QuantLinear:
-    """As `build_linear`, with one scale for all classes: their integers compare."""
-    return qnn.QuantLinear(
-        in_features,
-        out_features,
-        bias=False,
-        weight_quant=BoundedWeight,
-        weight_bit_width=config.head_weight_bit_width,
-        weight_per_channel=False,
-        weight_l1_limit=_l1_limit(config.head_sum_bit_width, input_span),
-    )

@@ -41,10 +41,9 @@ from torusformer.quantize.graph import (
     Pool,
     Residual,
 )
+from torusformer.quantize.heads import QuantHead, TokenHead
 from torusformer.quantize.layers import (
-    QuantHead,
     RoundedLinear,
-    TokenHead,
     add,
     in_a_row,
     linear_of,

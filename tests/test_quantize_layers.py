@@ -15,8 +15,9 @@ from torusformer.quantize.layers import (
     matmul,
 )
 from torusformer.quantize.norms import QUANT_NORMS
-from torusformer.quantize.quantizers import ActQuant, Grid, LeastSquaresGrid
+from torusformer.quantize.quantizers import ActQuant, Grid
 from torusformer.quantize.walk import Rows
+from torusformer.quantize.weight_quantizers import LeastSquaresGrid
 from torusformer.quantize.weights import SoftmaxWeights
 
 
