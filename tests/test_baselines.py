@@ -42,7 +42,8 @@ def test_both_stand_beside_a_classifier():
     recipe = Recipe.from_name("digits", "tiny", epochs=1)
     found = baselines(recipe, 8)
     assert found["linear"] == pytest.approx(0.96, abs=0.02)
-    assert 0 <= found["mlp"] <= 1
+    assert found.keys() == {"linear", "mlp"}
+    assert found["mlp"] > 0.15  # an epoch is more than guessing
 
 
 @pytest.mark.parametrize(("ours", "says"), [(0.98, False), (0.97, True), (0.96, True)])

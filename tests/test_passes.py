@@ -145,8 +145,8 @@ def many_channels() -> Program:
     b = Builder(Port("x", (2, 60), 0, 15))
     b.table("t", "l", "x", lambda n: n // 6)
     b.add(Linear("a", "l", ("t",), np.tile(np.array([[3, -3]]), (60, 1))))
-    b.add(AddConst("y", "l", ("a",), np.array([5, -7])))
-    return b.program("y")
+    b.add(AddConst("logits", "l", ("a",), np.array([5, -7])))
+    return b.program("logits")
 
 
 def wide_sums() -> Program:
@@ -312,3 +312,9 @@ def test_after_the_passes_only_what_tfhe_has_is_left() -> None:
 def test_a_table_is_all_that_a_lookup_needs() -> None:
     (way,) = expand(lookups().program("t"), PassOptions())
     assert [type(node) for node in way.nodes] == [Table]
+
+
+def test_what_passes_on_as_a_ciphertext_stays_whole() -> None:
+    program = many_channels()
+    wired = PassOptions(wired=frozenset({"logits"}))
+    assert contents(REWRITES["split_outputs"](program, wired)) == contents(program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from tests.programs import classifier
 from tests.twins import (
     FEATURES,
     SMALL,
-    TEXT,
     Fragment,
     float_model,
     logits_of,
@@ -28,6 +28,7 @@ from torusformer.models import ModelConfig
 from torusformer.models.task import Task
 from torusformer.pipelines.values import to_integers
 from torusformer.quantize import History, QuantConfig, TrainConfig, predict, train
+from torusformer.quantize.config import Wrapping
 from torusformer.quantize.quantizers import ActQuant, Grid, SignQuant
 from torusformer.quantize.rings import Folding, folded_shares, penalty, watched
 
@@ -129,8 +130,6 @@ def test_a_whole_model_of_wrapping_sums_decrypts_exactly(twin):
     (port,), (logits,) = program.inputs, program.outputs
     for q_x in to_integers(port, x):
         expected = interpret(program, {port.name: q_x})
-        ring = {int(v) % 16 for v in expected[logits.name].ravel()}
-        assert ring  # something was computed
         for fhe in ("simulate", "execute"):
             found = circuit.run({port.name: q_x}, fhe=fhe)
             assert np.array_equal(found[logits.name], expected[logits.name])
@@ -161,16 +160,6 @@ def test_refuses_what_cannot_wrap(model, bits, message):
         twin_of(ModelConfig.from_dict({**MODEL, **model}), WRAPPING.replace(**bits))
 
 
-def test_a_ring_of_a_model_that_writes():
-    config = ModelConfig.from_dict({**TEXT, **SMALL, "norm": "none", "attention": "tanh",
-                                    "distance_bias": True, "activation": "hardtanh"})  # fmt: skip
-    bits = WRAPPING.replace(rings={"score": 3, "context": 3, "up": 4}, score_bit_width=2,
-                            score_narrow=True)  # fmt: skip
-    twin, other = twin_of(config, bits), float_model(config)
-    x = samples(config, 4)
-    assert twin(x).shape == other(x).shape
-
-
 def test_a_sign_learns_its_scale_and_keeps_what_is_masked():
     quant = SignQuant()
     x = torch.tensor([-3.0, -0.2, 0.0, 0.4, 2.0], requires_grad=True)
@@ -184,10 +173,6 @@ def test_a_sign_learns_its_scale_and_keeps_what_is_masked():
 
 def test_combinations_named_here_are_all_rings():
     """A ring that no test trains is a ring that nobody has seen work."""
-    from typing import get_args
-
-    from torusformer.quantize.config import Wrapping
-
     assert set(itertools.chain(*BITS.values())) | {"embed"} == set(get_args(Wrapping))
 
 

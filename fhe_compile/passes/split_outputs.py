@@ -56,6 +56,7 @@ class _Split:
         self.made = {node.name: node for node in program.nodes}
         self.readers = program.consumers()
         self.outputs = {port.name for port in program.outputs}
+        self.decrypted = self.outputs - options.wired  # not what another function reads
         self.noise = squared_weights(program, of_inputs=0.0)
         tables = (node.inputs[0] for node in program.nodes if isinstance(node, Table))
         noisiest = max((self.noise[name] for name in tables), default=1.0)
@@ -66,7 +67,7 @@ class _Split:
     def run(self) -> Program:
         new: dict[str, list[Node]] = {}
         gone: set[str] = set()
-        for name in self.outputs & self.made.keys() - self.readers.keys():
+        for name in self.decrypted & self.made.keys() - self.readers.keys():
             passed: set[str] = set()
             maps, offset = self._maps(name, passed) or ([], np.array(0))
             ways = ([p for each in maps for p in self._parts(each, bits)] for bits in self.widths)
