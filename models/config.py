@@ -44,7 +44,8 @@ class ModelConfig(Config):
     `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
     embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
     `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
-    of two tokens (arXiv 1910.10683).
+    of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
+    W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -74,6 +75,7 @@ class ModelConfig(Config):
     pooling: Pooling | None = None
     skip: bool = False
     tied: bool = False
+    window: Several | None = None
     padding: Annotated[int, Field(ge=0)] | None = None
     input_scale: Positive | None = None
     patch: tuple[int, int] | None = None
@@ -127,6 +129,8 @@ class ModelConfig(Config):
              " position; leave it out, or give num_classes"),
             (self.num_classes is None, ("tied",), "only logits of the next token can be read off"
              " the embedding; leave it out"),
+            (self.num_classes is None and not self.gated, ("window",), "only a decoder whose MLP"
+             " has no gate reads neighbours; leave it out, or leave out num_classes and gated"),
             (self.attention == "table", ("groups",), f"attention is {self.attention}; leave it"
              " out, or choose attention table"),
             (self.positions == "rotary", ("rotary_base",), f"positions are {self.positions}; leave"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,17 +12,22 @@ from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Attention
 from torusformer.models.checkpoint import load_folder, save_folder
 from torusformer.models.config import ModelConfig
+from torusformer.models.neighbours import rows_before
 from torusformer.models.norms import build_norm
 from torusformer.models.positions import position_vectors
 
 KIND = "torusformer.transformer"
+NEAR_STD = 0.5  # of what neighbours add to a hidden unit, before training
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); post-norm: norm(x + attention(x)), …"""
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Layers of one block; a gated MLP has a second projection beside `up`."""
+    def __init__(self, config: ModelConfig, window: int = 1) -> None:
+        """Layers of one block; a gated MLP has a second projection beside `up`.
+
+        With a `window`, `near` (window - 1, vocabulary, mlp_dim) is what MLP reads of neighbours.
+        """
         super().__init__()
         self.config = config
         self.norm1 = build_norm(config.norm, config.dim)
@@ -30,6 +36,10 @@ class Block(nn.Module):
         self.up = nn.Linear(config.dim, config.mlp_dim)
         self.gate = nn.Linear(config.dim, config.mlp_dim) if config.gated else None
         self.down = nn.Linear(config.mlp_dim, config.dim)
+        self.near: nn.Parameter | None = None
+        if window > 1:
+            shape = (window - 1, config.vocabulary or 0, config.mlp_dim)
+            self.near = nn.Parameter(torch.randn(shape) * NEAR_STD / math.sqrt(window))
 
     def forward(
         self,
@@ -37,11 +47,12 @@ class Block(nn.Module):
         query: Tensor | None = None,
         keep: Tensor | None = None,
         skipped: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """(B, T, dim) to (B, T, dim), or to (B, 1, dim) where a learned `query` (1, dim) asks.
 
         `keep` (B, T) is 0 where a token is padding. The stream of the query begins with what was
-        `skipped` to it (B, dim), if anything.
+        `skipped` to it (B, dim), if anything. `tokens` (B, T) are the ids, where neighbours count.
         """
         start = x if query is None else query.expand(len(x), 1, -1)
         asks = None if query is None else start
@@ -49,13 +60,15 @@ class Block(nn.Module):
             start = start + skipped.unsqueeze(1)
         if self.config.post_norm:
             x = self.norm1(start + self.attention(x, asks, keep))
-            return self.norm2(x + self._mlp(x))
+            return self.norm2(x + self._mlp(x, tokens))
         x = start + self.attention(self.norm1(x), asks, keep)
-        return x + self._mlp(self.norm2(x))
+        return x + self._mlp(self.norm2(x), tokens)
 
-    def _mlp(self, x: Tensor) -> Tensor:
+    def _mlp(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         act = ACTIVATIONS[self.config.activation]
         up = self.up(x)
+        if self.near is not None and tokens is not None:
+            up = up + sum(rows_before(self.near, tokens))
         return self.down(act(up) if self.gate is None else act(self.gate(x)) * up)
 
 
@@ -80,7 +93,8 @@ class Transformer(nn.Module):
             self.positions = vectors
         else:
             self.register_buffer("positions", vectors, persistent=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        windows = (config.window or 1, *[1] * (config.layers - 1))
+        self.blocks = nn.ModuleList(Block(config, window) for window in windows)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         if config.skip:
@@ -96,12 +110,13 @@ class Transformer(nn.Module):
         """(B, tokens, features) or ids (B, T) to logits (B, classes) or (B, T, vocabulary)."""
         config = self.config
         keep = None if config.padding is None else (x != config.padding).to(torch.float32)
+        tokens = None if config.window is None else x
         x = embedded = self._embedded(x)
         *earlier, last = self.blocks
         for block in earlier:
-            x = block(x, keep=keep)
+            x = block(x, keep=keep, tokens=tokens)
         skipped = self.skip(embedded.flatten(1)) if config.skip else None
-        x = last(x, self.query if config.pooling == "query" else None, keep, skipped)
+        x = last(x, self.query if config.pooling == "query" else None, keep, skipped, tokens)
         if config.foretells:
             x = self.norm(x)
         elif config.pooling == "row":

@@ -67,10 +67,11 @@ def write_clear(
     run, labels = run or decoder.run, decoder.labels
 
     def step(cache: Cache[IntArray], noise: IntArray) -> tuple[int, Cache[IntArray]]:
-        logits = logits_of(decoder.steps[cache.position])
+        position = cache.position
         given, cache = cache.step(run, noise)
         if cache.token is not None:
             return int(cache.token.argmax()), cache
+        logits = logits_of(decoder.steps[position])
         token = decoder.window.pick(comparable(logits, given[LOGITS]), noise)
         return token, replace(cache, token=one_hot(token, len(labels)))
 

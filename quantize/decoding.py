@@ -1,7 +1,8 @@
 """One step of a model that writes, as it is exported: a token and what is cached in, logits out.
 
 The position is known when the step is exported, so that everything about it is a constant. What is
-cached are the codes of keys and values of earlier tokens, each token's by itself.
+cached are the codes of keys and values of earlier tokens, each token's by itself, and the tokens
+that a window of neighbours still reaches.
 """
 
 from __future__ import annotations
@@ -24,24 +25,36 @@ def entry_names(block: int, position: int) -> tuple[str, str]:
     return f"key.{block}.{position}", f"value.{block}.{position}"
 
 
+def token_name(position: int) -> str:
+    """What an earlier token is called."""
+    return f"{TOKEN}.{position}"
+
+
 class DecoderStep(nn.Module):
     """What a model that writes does with the token at `position`.
 
-    Inputs are the token and then, for every block, the keys of all earlier tokens and their values,
-    each (1, groups * d). Outputs are the logits, and this token's keys and values.
+    Inputs are the token, its neighbours, and then, for every block, the keys of all earlier tokens
+    and their values, each (1, groups * d). Outputs are the logits, and this token's keys and values.
     """
 
     def __init__(self, model: QuantTransformer, position: int) -> None:
         """Shares the model's weights."""
         super().__init__()
         self.model, self.position = model, position
+        window = model.model_config.window or 1
+        self.neighbours = range(max(0, position - window + 1), position)
 
     @property
     def input_names(self) -> list[str]:
         """Of `forward`'s arguments."""
         blocks = range(len(self.model.attentions))
         names = ([entry_names(b, p) for p in range(self.position)] for b in blocks)
-        return [TOKEN, *(n for block in names for part in zip(*block, strict=True) for n in part)]
+        near = map(token_name, self.neighbours)
+        return [
+            TOKEN,
+            *near,
+            *(n for block in names for part in zip(*block, strict=True) for n in part),
+        ]
 
     @property
     def output_names(self) -> list[str]:
@@ -55,10 +68,12 @@ class DecoderStep(nn.Module):
         key = torch.zeros(1, shape.key_heads * shape.key_dim)
         value = torch.zeros(1, shape.key_heads * shape.head_value_dim)
         cached = [part for _ in self.model.attentions for part in [key] * count + [value] * count]
-        return (torch.zeros(1, 1, dtype=torch.int64), *cached)
+        tokens = [torch.zeros(1, 1, dtype=torch.int64)] * (1 + len(self.neighbours))
+        return (*tokens, *cached)
 
     def forward(self, token: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
-        """`token` (1, 1)."""
+        """`token` (1, 1) and its neighbours as well."""
+        near, cached = cached[: len(self.neighbours)], cached[len(self.neighbours) :]
         parts, groups = iter(cached), self.model.model_config.key_heads
         cache: dict[str, Entry] = {}
         for name in self.model.attentions if self.position else ():
@@ -69,7 +84,7 @@ class DecoderStep(nn.Module):
                 *(_stacked([next(parts) for _ in range(self.position)], quant, groups)
                   for quant in quants)
             )  # fmt: skip
-        logits, new = self.model.run(token, cache)
+        logits, new = self.model.run(token, cache, near)
         entries = (
             part.value.reshape(1, -1) for name in self.model.attentions for part in new[name]
         )

@@ -54,11 +54,15 @@ class Embedding(Op):
 
 @dataclass(frozen=True, eq=False)
 class Affine(Op):
-    """Σ `weights`[i] (out, in_i) times source i, plus `bias` (out,) and `positions` (T, out)."""
+    """Σ `weights`[i] (out, in_i) times source i, plus `bias` (out,) and `positions` (T, out).
+
+    And the rows of `near` (W - 1, vocabulary, out) of the tokens before each.
+    """
 
     weights: tuple[Tensor, ...]
     bias: Tensor
     positions: Tensor | None = None
+    near: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,7 @@ class Graph:
         found: set[str] = set()
         for op in self.ops:
             row_wise = isinstance(op, Affine | Normalize) and not isinstance(op, Head)
+            row_wise &= getattr(op, "near", None) is None
             if isinstance(op, Embedding) or (row_wise and set(op.sources) <= found):
                 found.add(op.name)
         return frozenset(found)
@@ -233,7 +238,7 @@ def _add_block(
         read = stream = add(_norm(f"{name}.norm1", stream, kind, block.norm1))
     else:
         read = add(_norm(f"{name}.norm2", stream, kind, block.norm2))
-    up = add(Affine(f"{name}.up", (read,), (block.up.weight,), block.up.bias))
+    up = add(Affine(f"{name}.up", (read,), (block.up.weight,), block.up.bias, near=block.near))
     if block.gate is not None:
         gate = add(Affine(f"{name}.gate", (read,), (block.gate.weight,), block.gate.bias))
         up, gate = (add(Code(f"{value}_quant", (value,), "factor")) for value in (up, gate))

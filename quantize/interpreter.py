@@ -8,6 +8,7 @@ from torch import Tensor
 from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Heads
 from torusformer.models.config import ModelConfig
+from torusformer.models.neighbours import rows_before
 from torusformer.models.norms import build_norm
 from torusformer.models.transformer import pooled
 from torusformer.quantize.graph import (
@@ -49,6 +50,8 @@ def _value(
             return rows if op.positions is None else rows + op.positions[: x.shape[1]]
         case Affine():
             total = op.bias + sum(s @ w.T for s, w in zip(sources, op.weights, strict=True))
+            if op.near is not None:
+                total = total + sum(rows_before(op.near, x))
             return total if op.positions is None else total + op.positions[: total.shape[1]]
         case Code():
             return sources[0]

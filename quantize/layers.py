@@ -10,6 +10,7 @@ from brevitas.function.ops_ste import round_ste
 from brevitas.proxy.parameter_quant import DecoupledWeightQuantWithInputProxyFromInjector
 from torch import Tensor, nn
 
+from torusformer.models.neighbours import rows_before
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.quantizers import (
     Grid,
@@ -134,6 +135,7 @@ class RoundedLinear(nn.Module):
         input_span: int,
         positions: Tensor | None = None,
         known: Tensor | None = None,
+        near: Tensor | None = None,
         sum_bit_width: int | None = None,
         into_stream: bool = False,
         ring: int | None = None,
@@ -141,7 +143,8 @@ class RoundedLinear(nn.Module):
         """Starts from float `weight` (out, in), `bias` (out,), `positions` (T, out).
 
         `input_span` is the difference between the highest and the lowest integer that is read.
-        `known` (out, k) is the map of what a token alone gives. `sum_bit_width` replaces the
+        `known` (out, k) is the map of what a token alone gives, `near` (W - 1, vocabulary, out) are
+        the rows of the tokens before each. `sum_bit_width` replaces the
         configured one, and the accumulators' with it. `into_stream` marks the layers whose result
         is added to the residual stream. With a `ring` the sum wraps: tables of that many bits read
         it.
@@ -162,6 +165,7 @@ class RoundedLinear(nn.Module):
         self.positions = None if positions is None else nn.Parameter(positions.clone())
         self.token_bit_width = config.token_bit_width
         self.token = None if known is None else linear_of(known, bias)
+        self.near = None if near is None else nn.Parameter(near.clone())
         width = config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
         self.rounding = AccumulatorRounding(width) if ring is None else Folding(ring)
 
@@ -178,21 +182,35 @@ class RoundedLinear(nn.Module):
             return Grid(self.linear(x.value), constant(scale), constant(lo), constant(hi))
         return Grid(nn.functional.linear(x.value, weight), scale, lo, hi)
 
-    def forward(self, x: Grid, known: Tensor | None = None, first: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Grid,
+        known: Tensor | None = None,
+        first: int = 0,
+        tokens: tuple[Tensor, Sequence[Tensor]] | None = None,
+    ) -> Tensor:
         """(..., T, in), and what is known of each token (..., T, k), to (..., T, out).
 
-        `first` is the position of the first token.
+        `first` is the position of the first token; `tokens` are the ids (B, T), and those before.
         """
         total = self.accumulate(x)
         bias: Tensor = self.bias
         if self.positions is not None:
             bias = bias + self.positions[first : first + x.value.shape[-2]]
         if self.token is not None:
-            bits = self.token_bit_width
-            added = quantize_to(self.token(known), constant(total.scale), bits)
-            half = 2.0 ** (bits - 1)
-            total = Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
+            total = self._plus(total, self.token(known))
+        if self.near is not None:
+            assert tokens is not None, "neighbours are token ids"
+            for row in rows_before(map(constant, self.near), *tokens):
+                total = self._plus(total, row)
         return self.rounding(total, bias).value
+
+    def _plus(self, total: Grid, number: Tensor) -> Grid:
+        """With a number that is known of a token, rounded to whole units."""
+        bits = self.token_bit_width
+        added = quantize_to(number, constant(total.scale), bits)
+        half = 2.0 ** (bits - 1)
+        return Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
 
 
 def quantized_weight(linear: qnn.QuantLinear, x: Grid, *, training: bool) -> tuple[Tensor, Tensor]:

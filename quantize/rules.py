@@ -86,6 +86,7 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
         input_span=_span(op, site),
         positions=op.positions,
         known=known,
+        near=op.near,
         sum_bit_width=site.config.embed_sum_bit_width if of_input else None,
         into_stream=any(isinstance(r, Code) and r.role in INTO_STREAM for r in readers),
         ring=ring,
@@ -95,7 +96,7 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
 def _run_affine(module: Any, sources: list[Value], rows: Rows, x: Tensor) -> Value:
     if isinstance(module, nn.Linear):
         return module(torch.cat(sources, dim=-1))
-    return module(*_parts(sources), rows.first)
+    return module(*_parts(sources), rows.first, (x, rows.before))
 
 
 def _build_head(op: Head, site: Site) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -70,10 +70,16 @@ class QuantTransformer(nn.Module):
         """(B, tokens, features) in the data's own units, or ids (B, T), to logits."""
         return self.run(x)[0]
 
-    def run(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, dict[str, Entry]]:
-        """Logits of inputs x behind those of the `cache`, and what is new for the cache."""
+    def run(
+        self, x: Tensor, cache: Cache | None = None, before: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, dict[str, Entry]]:
+        """Logits of inputs x behind those of the `cache`, and what is new for the cache.
+
+        `before` are the ids (B, 1) just before x that neighbours are read of.
+        """
         first = seen_tokens(cache)
-        rows = Rows(first, x.shape[1], self.model_config.causal, self._keep(x), cache=cache or {})
+        causal, keep = self.model_config.causal, self._keep(x)
+        rows = Rows(first, x.shape[1], causal, keep, before, cache=cache or {})
         values: dict[str, Grid | Tensor] = {}
         modules = dict(self._made)
         for name, op, sources in self.calls:

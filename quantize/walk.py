@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ def seen_tokens(cache: Cache | None) -> int:
 class Rows:
     """The rows of one attention: `count` new tokens behind `first` cached ones.
 
+    `before` are the ids (B, 1) of the last of those, as far as a window of neighbours reaches.
+
     `keep` (B, T), codes 0 and 1, is 0 where a token is padding. What is new for the cache is put
     into `new`, under the `name` of the attention.
     """
@@ -47,6 +49,7 @@ class Rows:
     count: int
     causal: bool
     keep: Grid | None = None
+    before: Sequence[Tensor] = ()
     name: str = ""
     cache: Cache = field(default_factory=dict)
     new: dict[str, Entry] = field(default_factory=dict)

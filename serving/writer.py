@@ -26,7 +26,7 @@ from torusformer.fhe_compile.decoding.names import (
     absorb_name,
     step_name,
 )
-from torusformer.fhe_compile.decoding.picking import comparable, draw_noise, noise_port, one_hot
+from torusformer.fhe_compile.decoding.picking import comparable, draw_noise, one_hot
 from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.serving.cache import EncryptedCache
@@ -36,11 +36,11 @@ from torusformer.serving.messages import pack, read_head, read_values, unpack
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What one step gave: the token that the server picked, or None, and the logits (1, V)."""
+    """What one step gave: the token that the server picked, or else the logits (1, V)."""
 
     position: int
     token: int | None
-    logits: IntArray
+    logits: IntArray | None
 
 
 class Writer(KeyHolder[DecoderInterface]):
@@ -53,7 +53,7 @@ class Writer(KeyHolder[DecoderInterface]):
         self, temperature: float = 0.0, generator: np.random.Generator | None = None
     ) -> IntArray:
         """Of one step, (1, V) integers; temperature 0 is greedy."""
-        return draw_noise(noise_port(self.interface.logits(0)), temperature, generator)
+        return draw_noise(self.interface.noise, temperature, generator)
 
     def prompt(self, tokens: Sequence[int], noises: Sequence[IntArray] = ()) -> bytes:
         """A message for `prefill` and, with a noise for each, that many tokens to write.
@@ -85,12 +85,13 @@ class Writer(KeyHolder[DecoderInterface]):
         values = dict(zip(about["names"], read_values("outputs", parts), strict=True))
         found = self._decrypted(step_name(int(about["position"])), values)
         token = int(found[NEXT].argmax()) if NEXT in found else None
-        return Written(int(about["position"]), token, found[LOGITS])
+        return Written(int(about["position"]), token, found.get(LOGITS))
 
     def pick(self, written: Written, noise: IntArray) -> int:
         """The token that the server picked, or would have picked of these logits and this noise."""
         if written.token is not None:
             return written.token
+        assert written.logits is not None, "a step gives one of both"
         logits = comparable(self.interface.logits(written.position), written.logits)
         return self.interface.window.pick(logits, noise)
 

@@ -90,6 +90,7 @@ NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (BASE, {"num_classes": None, "causal": True}, "num_classes is missing; give it"),
     (TEXT, {"pooling": "last"}, "pooling is 'last' and the next token is foretold at every"),
     (IDS, {"tied": True}, "tied is True and only logits of the next token can be read off"),
+    (IDS, {"window": 3}, "window is 3 and only a decoder whose MLP has no gate reads neighbours"),
     (BASE, {"groups": 2}, "groups is 2 and attention is softmax; .* choose attention table"),
     (BASE, {"rotary_base": 10.0}, "rotary_base is 10.0 and positions are learned; .* rotary"),
     (BASE, {"distance_bias": True, "attention": "table"}, "attention table adds none; leave it"),

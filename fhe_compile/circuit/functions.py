@@ -48,7 +48,10 @@ def plan_module(
     prices = prices or load_prices(p_error=check_p_error(p_error))
     feedback = feedback or {}
     wired = wired_ports(programs, feedback)
-    ways = {name: expand(program, PassOptions(prices)) for name, program in programs.items()}
+    ways = {
+        name: expand(program, PassOptions(prices, wired=frozenset(wired[name])))
+        for name, program in programs.items()
+    }
     # All or none: what pays in one function alone does not where others decide its parameters.
     plain = _together({name: found[0] for name, found in ways.items()}, feedback, wired, prices)
     last = {name: found[-1] for name, found in ways.items()}

@@ -1,8 +1,9 @@
 """The programs of a decoder, one for each position: what a module is compiled from.
 
 `step.p` takes the token at position p and what earlier tokens left in the cache, and gives logits
-(and, where it picks, the next token) and this token's part of the cache. `absorb.p`, made of it,
-gives only that part: for tokens of a prompt behind which others follow.
+(or, where it picks, the next token) and this token's part of the cache: keys, values, and where a
+window of neighbours reads it later, the token itself. `absorb.p`, made of it, gives only that part:
+for tokens of a prompt behind which others follow.
 
     decoder.json                  format, context, metadata
     step.0.onnx, step.1.onnx, …   programs as any other
@@ -11,7 +12,7 @@ gives only that part: for tokens of a prompt behind which others follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,15 @@ from pathlib import Path
 import onnx
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.decoding.names import LOGITS, NEXT, absorb_name, step_name
+from torusformer.fhe_compile.decoding.names import (
+    LOGITS,
+    NEXT,
+    NOISE,
+    TOKEN,
+    absorb_name,
+    step_name,
+    token_name,
+)
 from torusformer.fhe_compile.decoding.picking import (
     LEVELS,
     WINDOW_KEY,
@@ -34,7 +43,7 @@ from torusformer.fhe_compile.decoding.picking import (
 from torusformer.fhe_compile.frontend.lowering import lower
 from torusformer.fhe_compile.passes.dead_nodes import remove_dead_nodes
 from torusformer.fhe_compile.program.interpret import interpret
-from torusformer.fhe_compile.program.nodes import IntArray, Port, Program
+from torusformer.fhe_compile.program.nodes import IntArray, Port, Program, Reshape
 from torusformer.fhe_compile.program.onnx_io import load_program, save_program
 from torusformer.folders import output_folder
 from torusformer.versions import check_versions, read_versions
@@ -89,7 +98,8 @@ class DecoderProgram:
     @property
     def noise(self) -> Port:
         """Of one step."""
-        return noise_port(logits_of(self.steps[0]))
+        taken = (port for port in self.steps[0].inputs if port.name == NOISE)
+        return next(taken, None) or noise_port(logits_of(self.steps[0]))
 
 
 def absorb(step: Program) -> Program:
@@ -112,9 +122,27 @@ def lower_decoder(
     steps = [lower(graph) for _, graph in graphs]
     if not steps:
         raise ArtifactError("the graphs: step.0 is missing; export the decoder again")
+    steps = _with_neighbours(steps)
     window = window_for(logits_of(steps[0]), levels)
     metadata = {**metadata, WINDOW_KEY: window_to_json(window)}
     return DecoderProgram(tuple(step.replace(metadata=metadata) for step in steps), metadata)
+
+
+def _with_neighbours(steps: Sequence[Program]) -> list[Program]:
+    """Every step whose token a later one reads leaves it in the cache as it is."""
+    read = {port.name for step in steps for port in step.inputs}
+    return [
+        _leaving(step, name) if (name := token_name(p)) in read else step
+        for p, step in enumerate(steps)
+    ]
+
+
+def _leaving(step: Program, name: str) -> Program:
+    (token,) = (port for port in step.inputs if port.name == TOKEN)
+    copy = Reshape(name, TOKEN, (TOKEN,), token.shape)
+    return step.replace(
+        nodes=(*step.nodes, copy), outputs=(*step.outputs, replace(token, name=name))
+    )
 
 
 def save_decoder(decoder: DecoderProgram, folder: Path) -> None:

@@ -16,3 +16,8 @@ def step_name(position: int) -> str:
 def absorb_name(position: int) -> str:
     """The function of a module that reads one token of a prompt."""
     return f"absorb{position}"
+
+
+def token_name(position: int) -> str:
+    """The token at a position, as later steps with a window of neighbours take it."""
+    return f"{TOKEN}.{position}"

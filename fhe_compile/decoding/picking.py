@@ -9,6 +9,14 @@ normalised logits (log-probabilities, nearly) has its largest one close under ze
 `Window.levels` levels there is told apart, what is lower counts as lowest and what is higher as
 highest. Of equal levels the first wins. Who picks in the clear reads the same window, so that
 either way gives the same text.
+
+Logits in coarse units are read modulo a ring instead (`fhe_compile.program.antiperiod`). Its upper
+half is up to `TOP` nats and holds the window; the lower half reads the levels of the upper one
+negated, which antiperiodic tables must, and what is negative is below every level of the window.
+So one narrow table reads a sum of any width, rightly down to a ring below `TOP`.
+
+Worked example: a ring of 64 units of half a nat, read by one table of five bits, is right from -25
+to 7 nats; levels are -7 to 7, and differences of two of them have five bits.
 """
 
 from __future__ import annotations
@@ -40,22 +48,37 @@ NOISE_RANGE = (-2.0, 6.0)  # nats
 GREEDY = 2.0  # the noise that takes the likeliest token's logit to the middle of the window
 WINDOW_KEY = "window"
 LEVELS = 16
+TOP = 7.0  # nats: a little above the highest logit and the largest noise
+LEAST_RING = 20.0  # nats
+WIDEST_RING = 2**6  # integers: what a table of five bits reads
+RING_LEVELS = 8  # differences of -7 to 7 have five bits
 
 
 @dataclass(frozen=True)
 class Window:
     """Which integers of logits + noise are told apart, and how finely.
 
-    Integers n become clip((n - floor) >> lsbs, 0, levels - 1).
+    Integers n become clip((n - floor) >> lsbs, 0, levels - 1). With a `ring` of so many integers
+    below `top`, its upper half becomes clip((n - floor) * levels // width, 0, levels - 1), and a
+    number half a ring lower gets that negated.
     """
 
     floor: int
     lsbs: int
     levels: int
+    ring: int = 0
+    top: int = 0
+    width: int = 0
 
     def read(self, n: IntArray) -> IntArray:
         """The level of each integer."""
-        return np.clip((n - self.floor) >> self.lsbs, 0, self.levels - 1)
+        if not self.ring:
+            return np.clip((n - self.floor) >> self.lsbs, 0, self.levels - 1)
+        half = self.ring // 2
+        place = (n - self.top) % self.ring  # the upper half is the second one
+        above = self.top - half + place % half - self.floor
+        level = np.clip(above * self.levels // self.width, 0, self.levels - 1)
+        return np.where(place >= half, level, -level)
 
     def pick(self, logits: IntArray, noise: IntArray) -> int:
         """The token: index of the first of the highest levels of (1, V) `comparable` integers."""
@@ -63,10 +86,17 @@ class Window:
 
 
 def window_for(logits: Port, levels: int = LEVELS) -> Window:
-    """The window from `LOWEST` to at least `HIGHEST` in as many levels, by the logits' scale."""
+    """The window from `LOWEST` to at least `HIGHEST` in as many levels, by the logits' scale.
+
+    In a ring, with `RING_LEVELS` at most, where `WIDEST_RING` units are `LEAST_RING` nats.
+    """
     scale = float(logits.scale.reshape(-1)[0])
-    lsbs = max(0, math.ceil(math.log2((HIGHEST - LOWEST) / scale / levels) - 1e-9))
-    return Window(round(LOWEST / scale), lsbs, levels)
+    floor, width = round(LOWEST / scale), (HIGHEST - LOWEST) / scale
+    if scale * WIDEST_RING < LEAST_RING:
+        return Window(floor, max(0, math.ceil(math.log2(width / levels) - 1e-9)), levels)
+    ring = 2 ** max(2, math.ceil(math.log2(LEAST_RING / scale)))
+    levels = min(levels, RING_LEVELS)
+    return Window(floor, 0, levels, ring, round(TOP / scale), max(1, round(width)))
 
 
 def one_hot(token: int, count: int) -> IntArray:
@@ -89,9 +119,11 @@ def noise_port(logits: Port) -> Port:
 def with_picking(program: Program) -> Program:
     """The program with an input `noise` and an output `next`, the one-hot row of the next token.
 
-    It reads the window in the program's metadata.
+    It reads the window in the program's metadata. Logits do not leave it: to be read at their full
+    precision, they would make every table that writes into them dear.
     """
     logits, window = logits_of(program), window_of(program.metadata)
+    others = (port for port in program.outputs if port.name != LOGITS)
     noise = noise_port(logits)
     reach = program.ranges[LOGITS]
     zeros = comparable(logits, np.zeros(logits.shape, np.int64))
@@ -105,7 +137,7 @@ def with_picking(program: Program) -> Program:
     )
     return program.replace(
         inputs=(*program.inputs, noise),
-        outputs=(*program.outputs, Port(NEXT, logits.shape, 0, 1, one_hot=True)),
+        outputs=(*others, Port(NEXT, logits.shape, 0, 1, one_hot=True)),
         nodes=(*program.nodes, *nodes),
     )
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torusformer.fhe_compile.decoding.names import LOGITS, NEXT, step_name
-from torusformer.fhe_compile.decoding.picking import Window, window_of
+from torusformer.fhe_compile.decoding.names import LOGITS, NEXT, NOISE, step_name
+from torusformer.fhe_compile.decoding.picking import Window, noise_port, window_of
 from torusformer.fhe_compile.deployment.interface import Interface
 from torusformer.fhe_compile.program.nodes import Port
 
@@ -39,8 +39,15 @@ class DecoderInterface(Interface):
         """How logits are read where a token is picked."""
         return window_of(self.metadata)
 
+    @property
+    def noise(self) -> Port:
+        """Of one step."""
+        if self.picks:
+            return self.functions[step_name(0)].by_name[NOISE].port
+        return noise_port(self.logits(0))
+
     def logits(self, position: int) -> Port:
-        """Of the step at a position."""
+        """Of the step at a position, where the server does not pick tokens."""
         return self.functions[step_name(position)].by_name[LOGITS].port
 
     @classmethod

@@ -109,7 +109,16 @@ def squared_weights(program: Program, of_inputs: float = 1.0) -> dict[str, float
 
 def made_by_table(name: str, made: Mapping[str, Node]) -> bool:
     """Whether the value is what a table gave, in whatever shape; `made` is every node by name."""
-    node = made.get(name)
-    while isinstance(node, Reshape | Transpose):
-        node = made.get(node.inputs[0])
-    return isinstance(node, Table)
+    return isinstance(made.get(_unshaped(name, made)), Table)
+
+
+def passes_through(name: str, made: Mapping[str, Node]) -> bool:
+    """Whether the value is an input, in whatever shape; `made` as in `made_by_table`."""
+    return _unshaped(name, made) not in made
+
+
+def _unshaped(name: str, made: Mapping[str, Node]) -> str:
+    """What a value was before it was given its shape."""
+    while isinstance(node := made.get(name), Reshape | Transpose):
+        name = node.inputs[0]
+    return name

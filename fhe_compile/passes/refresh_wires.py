@@ -1,7 +1,8 @@
 """Look up once more what leaves on a wire, unless a table made it.
 
 A ciphertext that goes round between functions must not gather noise: on every wire is the fresh
-result of a bootstrap, which is also what the readers at the other end are planned for.
+result of a bootstrap, which is also what the readers at the other end are planned for. An input
+that leaves as it came was fresh already.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torusformer.fhe_compile.passes.options import PassOptions
-from torusformer.fhe_compile.passes.refresh import made_by_table
+from torusformer.fhe_compile.passes.refresh import made_by_table, passes_through
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
 from torusformer.fhe_compile.program.nodes import Node, Program
 
@@ -26,6 +27,7 @@ def refresh_wires(program: Program, options: PassOptions) -> Program:
         port.name
         for port in program.outputs
         if port.name in options.wired
+        and not passes_through(port.name, made)
         and not (made_by_table(port.name, made) and not (options.fresh_indices and port.one_hot))
     }
     if not stale:
