@@ -12,8 +12,9 @@ from torusformer.fhe_compile.circuit.wires import (
     wired_ports,
     wires_between,
 )
-from torusformer.fhe_compile.passes.expand import ON_WIRES, expand
+from torusformer.fhe_compile.passes.expand import ON_WIRES, PLAIN, expand
 from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.refresh import refresh_shared, refresh_sums
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.nodes import Port, Program
@@ -53,16 +54,24 @@ def plan_module(
         for name, program in programs.items()
     }
     # All or none: what pays in one function alone does not where others decide its parameters.
-    plain = _together({name: found[0] for name, found in ways.items()}, feedback, wired, prices)
-    last = {name: found[-1] for name, found in ways.items()}
-    fresh = _together(last, feedback, wired, prices, fresh_indices=True)
-    fresher = fresh.whole.total_ms() < WIDE_LAYOUT_PENALTY * plain.whole.total_ms()
-    found = fresh if fresher else plain
+    plain = _together(_all_by(PLAIN, ways), feedback, wired, prices)
+    fresh = [
+        _together(_all_by(trial, ways), feedback, wired, prices, fresh_indices=True)
+        for trial in (refresh_shared.__name__, refresh_sums.__name__)
+    ]
+    found = min(fresh, key=lambda way: way.whole.total_ms())
+    if found.whole.total_ms() >= WIDE_LAYOUT_PENALTY * plain.whole.total_ms():
+        found = plain
     functions = {}
     for name, program in programs.items():
         estimate = Estimate(found.encodings[name], prices, found.whole)
         functions[name] = planned(program, found.expanded[name], estimate, p_error, found.whole)
     return Functions(functions, found.wires)
+
+
+def _all_by(trial: str, ways: Mapping[str, Mapping[str, Program]]) -> dict[str, Program]:
+    """Every function with this trial, where that changes it."""
+    return {name: found.get(trial, found[PLAIN]) for name, found in ways.items()}
 
 
 class _Together(NamedTuple):

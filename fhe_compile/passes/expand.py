@@ -20,7 +20,11 @@ from torusformer.fhe_compile.passes.hoist_slices import hoist_slices
 from torusformer.fhe_compile.passes.narrow_clips import narrow_clips
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.products import expand_products
-from torusformer.fhe_compile.passes.refresh import refresh_outputs, refresh_sums
+from torusformer.fhe_compile.passes.refresh import (
+    refresh_shared,
+    refresh_outputs,
+    refresh_sums,
+)
 from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
 from torusformer.fhe_compile.passes.sink_rounds import sink_rounds
 from torusformer.fhe_compile.passes.split_concats import split_concats
@@ -29,6 +33,7 @@ from torusformer.fhe_compile.passes.tile_products import tile_products
 from torusformer.fhe_compile.program.nodes import Program
 
 Rewrite = Callable[[Program, PassOptions], Program]
+PLAIN = ""  # the way without trials
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ PASSES = (
     Pass(merge_common_values, "optional"),
     Pass(remove_dead_nodes, "optional"),
     Pass(fuse_tables, "optional"),
+    Pass(refresh_shared, "trial"),
     Pass(refresh_outputs, "trial"),
     Pass(refresh_sums, "trial"),
     Pass(split_outputs, "trial"),
@@ -80,11 +86,11 @@ OPTIONAL = tuple(dict.fromkeys(each.name for each in PASSES if each.kind != "nee
 
 def expand(
     program: Program, options: PassOptions, without: Collection[str] = ()
-) -> tuple[Program, ...]:
+) -> dict[str, Program]:
     """Ways to rewrite a program to what TFHE has; outputs keep names, shapes and integers.
 
-    The first is without trials, the others with one each, where that changes anything. `without`
-    leaves some of the `OPTIONAL` passes out, to see what they are worth.
+    The first, `PLAIN`, is without trials, the others with one each, by its name, where that changes
+    anything. `without` leaves some of the `OPTIONAL` passes out, to see what they are worth.
 
     Raises:
         InputError: there is no optional pass of a name in `without`.
@@ -93,13 +99,14 @@ def expand(
         raise InputError(
             f"there is no optional pass {min(unknown)!r}; there are {', '.join(sorted(OPTIONAL))}"
         )
-    ways = [program]
+    ways = {PLAIN: program}
     for each in PASSES:
         if each.name in without:
             continue
         if each.kind == "trial":
-            tried = each.rewrite(ways[0], options)
-            ways += [tried] if len(tried.nodes) != len(ways[0].nodes) else []
+            tried = each.rewrite(ways[PLAIN], options)
+            if len(tried.nodes) != len(ways[PLAIN].nodes):
+                ways[each.name] = tried
         else:
-            ways = [each.rewrite(way, options) for way in ways]
-    return tuple(ways)
+            ways = {name: each.rewrite(way, options) for name, way in ways.items()}
+    return ways

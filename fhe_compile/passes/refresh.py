@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
+from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import (
     Linear,
     Node,
@@ -48,12 +49,22 @@ def refresh_sums(program: Program, _: PassOptions | None = None) -> Program:
     return _refreshed(program, PRECISE)
 
 
-def _refreshed(program: Program, limit: float) -> Program:
-    """Before sums that are read at a precision of `limit` or more."""
+def refresh_shared(program: Program, _: PassOptions | None = None) -> Program:
+    """As `refresh_outputs`, but only of what something else reads, too.
+
+    What shares a ciphertext shares its layout: without a second table a narrow sum is laid out as
+    wide as the logits that one of its terms also goes to, and all that writes into it is dear.
+    """
+    return _refreshed(program, FAR, shared=True)
+
+
+def _refreshed(program: Program, limit: float, *, shared: bool = False) -> Program:
+    """Before sums that are read at a precision of `limit` or more; `shared` sources only."""
     ranges, made = program.ranges, {node.name: node for node in program.nodes}
     proved: dict[str, Interval] = {}
     indices = {port.name: port for port in program.inputs if port.one_hot}
     read = precision(program)
+    readers = program.consumers()
     fresh: dict[tuple[str, bool], Table] = {}
     nodes: list[Node] = []
     for node in program.nodes:
@@ -66,7 +77,9 @@ def _refreshed(program: Program, limit: float) -> Program:
             before = replace(node, name=f"{node.name}.selected")
             nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
             continue
-        if not (index or made_by_table(source, made)) or ranges[source].span_bits > WIDEST:
+        again = index or made_by_table(source, made)
+        again = again and (not shared or len(readers[source]) > 1)
+        if not again or ranges[source].span_bits > WIDEST:
             nodes.append(node)
             continue
         # One for each kind of reader: what shares a ciphertext shares its layout.
@@ -89,7 +102,10 @@ def precision(program: Program) -> dict[str, float]:
         for name in node.inputs:
             needed = read.get(node.name, 0.0)
             if isinstance(node, Table | Round):
-                needed = ranges[name].span_bits + math.log2(max(1.0, noise[name])) / 2
+                bits = ranges[name].span_bits
+                if isinstance(node, Table):
+                    bits = min(bits, bits_read(node.values, node.offset, ranges[name]))
+                needed = bits + math.log2(max(1.0, noise[name])) / 2
             read[name] = max(read.get(name, 0.0), needed)
     return read
 

@@ -232,7 +232,7 @@ def plan(
     if p_error is None:
         p_error = prices.p_error if prices else EXACT
     prices = prices or load_prices(p_error=p_error)
-    ways = expand(program, PassOptions(prices, memory_limit), without)
+    ways = list(expand(program, PassOptions(prices, memory_limit), without).values())
     estimates = [Estimate(encode(way), prices) for way in ways]
     cheapest = min(range(len(ways)), key=lambda i: estimates[i].total_ms())
     return planned(program, ways[cheapest], estimates[cheapest], p_error)
