@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = build_parser().parse_args(argv)
             command = f" {args.command}"
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), ends.own_temporary_files():
                 outcome = args.run(args)
             return _answer(json.dumps(outcome.data, indent=2) if args.json else outcome.text)
         except SystemExit as stop:  # --help, --version, a wrong argument

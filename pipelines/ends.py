@@ -6,13 +6,16 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
+
+from torusformer.work import scratch_folder
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell counts
@@ -61,6 +64,26 @@ def no_pipe_signal() -> Iterator[None]:
         if signal.SIGPIPE in signal.sigpending():
             signal.sigwait({signal.SIGPIPE})
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def own_temporary_files() -> Iterator[None]:
+    """A block whose temporary files, those of libraries too, are gone behind it.
+
+    They are in a scratch folder, so what a kill leaves is removed by the next command.
+    """
+    before, place = tempfile.tempdir, os.environ.get("TMPDIR")
+    with ExitStack() as stack:
+        with suppress(OSError):  # there is no room for any: most commands need none
+            folder = str(stack.enter_context(scratch_folder()))
+            tempfile.tempdir = os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            os.environ.pop("TMPDIR", None)
+            if place is not None:
+                os.environ["TMPDIR"] = place
 
 
 def prepare_streams() -> None:

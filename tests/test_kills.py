@@ -15,6 +15,5 @@ def test_compile_killed_at_random_runs_again(tmp_path: Path) -> None:
     b.table("act", "act", "x", lambda n: n // 2)
     save_program(b.program("act"), tmp_path / "program.onnx")
     *_, tally = kill_at_random(Place(tmp_path), LINES["compile"], moments=2, seed=1)
-    assert tally.killed + tally.ended_before == 2
-    assert tally.killed > 0
+    assert tally.killed == 2
     assert tally.faults == []

@@ -1,7 +1,7 @@
 """Commands killed at random moments: the same command runs again, and nothing stays behind.
 
 `python -m tests.fuzz.kills --moments 25` kills each of the commands that often; about ten seconds a
-moment. Half of the commands replace an earlier result. What is in the temporary folder afterwards
+kill. Half of the commands replace an earlier result. What is in the temporary folder afterwards
 is counted by who made it; what begins with `torusformer.` must be gone.
 """
 
@@ -32,6 +32,10 @@ LINES = {
 }
 
 
+class CommandError(Exception):
+    """A command that does not do what it should."""
+
+
 @dataclass
 class Tally:
     """What came of the kills of one command."""
@@ -60,11 +64,14 @@ class Place:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": (self.folder / "said").open("wb")}
         return subprocess.Popen(argv, cwd=self.folder, env=env, **quiet)  # type: ignore[call-overload]
 
-    def finish(self, line: str) -> str:
-        """Run a command to its end; what is wrong with that, or nothing."""
+    def timed(self, line: str) -> float:
+        """Run a command to its end; the seconds that it took."""
+        started = time.monotonic()
         code = self.start(line).wait(timeout=600)
         said = (self.folder / "said").read_text(errors="replace")
-        return f"exit code {code}: {said[-500:]}" if code or "Traceback" in said else ""
+        if code or "Traceback" in said:
+            raise CommandError(f"{line}: exit code {code}: {said[-500:]}")
+        return time.monotonic() - started
 
     def work_folders(self) -> tuple[list[str], list[str]]:
         """Work folders beside or in a result, and among the temporary files."""
@@ -81,18 +88,15 @@ class Place:
 def kill_at_random(place: Place, line: str, moments: int, seed: int) -> Iterator[Tally]:
     """Kill a command `moments` times; the tally so far after each."""
     place.clear()
-    started = time.monotonic()
-    if fault := place.finish(line):
-        raise RuntimeError(f"{line}: {fault}")
-    tally = Tally(time.monotonic() - started)
-    draw = random.Random(seed)
-    for moment in range(moments):
-        if moment % 2:
+    tally, draw = Tally(place.timed(line)), random.Random(seed)
+    while tally.killed < moments:
+        if tally.killed % 2:
             place.clear()
         process, delay = place.start(line), draw.uniform(0, tally.seconds)
         try:
             process.wait(timeout=delay)
             tally.ended_before += 1
+            continue
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -100,8 +104,10 @@ def kill_at_random(place: Place, line: str, moments: int, seed: int) -> Iterator
         beside, temporary = place.work_folders()
         tally.left_beside += bool(beside)
         tally.left_temporary += bool(temporary)
-        where = f"moment {moment}, {delay:.2f} s"
-        if fault := place.finish(line):
+        where = f"kill {tally.killed}, {delay:.2f} s"
+        try:
+            tally.seconds = min(tally.seconds, place.timed(line))
+        except CommandError as fault:
             tally.faults.append(f"{where}: {fault}")
         left = [*place.work_folders()[0], *place.work_folders()[1]]
         if left:
@@ -119,8 +125,7 @@ def place_with_program() -> Iterator[Place]:
             "train --preset tiny --epochs 1 --out model",
             "lower model/model.qonnx.onnx --out program.onnx",
         ):
-            if fault := place.finish(line):
-                raise RuntimeError(f"{line}: {fault}")
+            place.timed(line)
         yield place
 
 
