@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from torusformer import ArtifactError, InputError, __version__
@@ -29,8 +29,8 @@ def save_folder(
     text = json.dumps({**settings, "version": __version__}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     # Clones: safetensors refuses tensors that share memory, as shared quantizers do.
-    save_file({k: v.detach().clone().contiguous() for k, v in weights.items()},
-              folder / WEIGHTS_FILE)  # fmt: skip
+    data = save({k: v.detach().clone().contiguous() for k, v in weights.items()})
+    (folder / WEIGHTS_FILE).write_bytes(data)  # not by the library: a full disk is an OSError here
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

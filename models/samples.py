@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from torusformer import InputError
+from torusformer.models.sample_files import Samples, read_sample_file
 from torusformer.models.task import FloatArray, Task
 
 HELD_OUT = 0.25
+MOST_TOKENS = 8  # that flat samples are cut into unasked
 
 
 def to_tokens(images: FloatArray, patch: tuple[int, int]) -> FloatArray:
@@ -38,50 +39,6 @@ def to_images(tokens: FloatArray, patch: tuple[int, int], height: int) -> FloatA
     return np.ascontiguousarray(cut.reshape(n, height, -1))
 
 
-def _read_npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    with np.load(path, allow_pickle=False) as archive:
-        missing = [k for k in ("x", "y") if k not in archive]
-        if missing:
-            raise InputError(
-                f"{path} has no array {missing[0]!r}; save it with numpy.savez(path, x=..., y=...)"
-            )
-        return archive["x"], archive["y"]
-
-
-def _read_csv(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets mark the byte order
-        reader = csv.reader(file, skipinitialspace=True, strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
-    (_, header), *rows = [line for line in lines if line[1] not in ([], [""])] or [(0, [])]
-    if "label" not in header:
-        raise InputError(f"{path} has no column 'label'; name the class column that in its header")
-    column = header.index("label")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise InputError(
-                f"{path}, row {number}: {len(row)} cells under {len(header)} headings; mend the row"
-            )
-    try:
-        x = [[float(v) for i, v in enumerate(row) if i != column] for _, row in rows]
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; every column but 'label' must hold numbers") from None
-    return np.asarray(x, dtype=np.float32), np.asarray([row[column] for _, row in rows])
-
-
-def _read(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; give a .npz with x and y, or a .csv with 'label'")
-    readers = {".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: cannot read {path.suffix or 'it'}; give a .npz or a .csv")
-    try:
-        return readers[path.suffix.lower()](path)
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, unicode, pickle refused: all mean an unreadable file
-        raise InputError(f"{path} cannot be read ({error}); write it again") from None
-
-
 def _shape_samples(
     x: FloatArray, patch: tuple[int, int] | None, shape: tuple[int, ...] | None, source: str
 ) -> FloatArray:
@@ -96,61 +53,92 @@ def _shape_samples(
     if x.ndim != 3 or (shape is not None and x.shape[1:] != shape):
         raise InputError(
             f"{source}: samples of shape {x.shape[1:]} do not fit the model's input"
-            f" {shape or '(tokens, features)'}; reshape them or change tokens, features or patch"
+            f" {shape or '(tokens, features)'}; reshape them or train such a model, see --shape"
         )
     return x
 
 
+def _fits(sample: tuple[int, ...], patch: tuple[int, int] | None, shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape become `shape`: as they are, flat, or as images cut."""
+    if sample == shape or sample == (math.prod(shape),):
+        return True
+    if patch is None or len(sample) != 2:
+        return False
+    (height, width), (r, c) = sample, patch
+    return height % r == width % c == 0 and (height // r * width // c, r * c) == shape
+
+
+def suggested_shape(sample: tuple[int, ...], source: str) -> tuple[int, int]:
+    """Tokens and features of flat samples that fit no preset: at most eight tokens of equal size.
+
+    >>> suggested_shape((6,), "a.csv"), suggested_shape((30,), "a.csv")
+    ((6, 1), (6, 5))
+    """
+    if len(sample) == 1:
+        tokens = next(t for t in range(MOST_TOKENS, 0, -1) if sample[0] % t == 0)
+        if tokens > 1 or sample[0] == 1:
+            return tokens, sample[0] // tokens
+    raise InputError(
+        f"{source}: samples of shape {sample} do not fit the preset, and how they make tokens is "
+        f"not plain; say it, as in --shape {_example(sample)} (tokens x features)"
+    )
+
+
+def _example(sample: tuple[int, ...]) -> str:
+    return "x".join(map(str, sample if len(sample) == 2 else (sample[0], 1)))
+
+
 def load_digits_task(
-    data: str | Path | None, patch: tuple[int, int] | None, input_shape: tuple[int, ...] | None
+    data: str | Path | None,
+    patch: tuple[int, int] | None,
+    input_shape: tuple[int, ...] | None,
+    fit: bool = False,
 ) -> Task:
     """The task `digits`; `data` replaces its samples by a file of the user's.
 
     The file is a .npz with `x` (N, tokens, features), (N, height, width) or flat, and `y` (N,);
-    or a .csv with a column `label`.
+    or a .csv with a column `label`. With `fit`, flat samples that do not fit `patch` and
+    `input_shape` are taken as `suggested_shape` says.
     """
+    if input_shape is not None and len(input_shape) != 2:
+        raise InputError("digits are numbers; give a model of features, not of a vocabulary")
     if data is not None:
-        return samples_task("digits", *_read(Path(data)), str(data), patch, input_shape)
+        samples, source = read_sample_file(Path(data)), str(data)
+        if fit and input_shape and not _fits(samples.x.shape[1:], patch, input_shape):
+            patch, input_shape = None, suggested_shape(samples.x.shape[1:], source)
+        return samples_task("digits", samples, source, patch, input_shape)
     from sklearn.datasets import load_digits
 
     digits, source = load_digits(), "sklearn.datasets.load_digits"
-    patch = patch or (1, 8)
-    return samples_task("digits", digits.images, digits.target, source, patch, input_shape)
+    names = tuple(str(name) for name in digits.target_names)
+    samples = Samples(digits.images.astype(np.float32), digits.target.astype(np.int64), names)
+    return samples_task("digits", samples, source, patch or (1, 8), input_shape)
 
 
 def samples_task(
     name: str,
-    raw: NDArray[np.generic],
-    y: NDArray[np.generic],
+    samples: Samples,
     source: str,
     patch: tuple[int, int] | None,
     input_shape: tuple[int, ...] | None,
 ) -> Task:
-    """Samples of rank 2 or 3 and their classes (N,) as a task.
+    """Samples of rank 2 or 3 and their classes as a task.
 
     A quarter, stratified, is held out; the split is fixed.
 
     Raises:
-        InputError: they are no finite numbers, do not fit `input_shape`, or a class has too few.
+        InputError: they do not fit `input_shape`, or a class has too few.
     """
     from sklearn.model_selection import train_test_split
 
-    if raw.dtype.kind not in "biuf" or raw.ndim not in (2, 3):
-        raise InputError(f"{source}: x is {raw.dtype}, rank {raw.ndim}; give numbers, rank 2 or 3")
-    if y.ndim != 1 or len(y) != len(raw):
-        raise InputError(f"{source}: {len(raw)} samples but y has shape {y.shape}; give one each")
-    if not np.isfinite(raw).all():
-        raise InputError(f"{source}: x holds NaN or infinity; remove those samples")
-    names, classes = np.unique(y, return_inverse=True)
-    counts = np.bincount(classes)
-    if len(names) < 2 or counts.min() < 4:
+    counts = np.bincount(samples.classes)
+    if len(counts) < 2 or counts.min() < 4:
         raise InputError(
-            f"{source}: {len(names)} classes, the rarest with {counts.min()} samples; give at least"
-            " two classes of four samples each"
+            f"{source}: {len(counts)} classes, the rarest with {counts.min()} samples; give at "
+            f"least two classes of four samples each"
         )
-    x = _shape_samples(raw.astype(np.float32), patch, input_shape, source)
+    x = _shape_samples(samples.x, patch, input_shape, source)
     x_train, x_test, y_train, y_test = train_test_split(
-        x, classes.astype(np.int64), test_size=HELD_OUT, stratify=classes, random_state=0
+        x, samples.classes, test_size=HELD_OUT, stratify=samples.classes, random_state=0
     )
-    labels = tuple(str(n) for n in names)
-    return Task(name, x_train, y_train, x_test, y_test, labels, source, patch)
+    return Task(name, x_train, y_train, x_test, y_test, samples.names, source, patch)

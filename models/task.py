@@ -68,7 +68,10 @@ class Task:
     def fitted(self, model: ModelConfig) -> ModelConfig:
         """A model's shape with the inputs and outputs of these samples."""
         if self.vocabulary is None:
+            tokens, features = self.input_shape
             changes: dict[str, object] = {"input_scale": self.input_scale}
+            if (tokens, features) != model.input_shape:
+                changes |= {"tokens": tokens, "features": features, "patch": self.patch}
         else:
             changes = {"vocabulary": len(self.vocabulary), "tokens": self.input_shape[0]}
         if self.measure == "accuracy":

@@ -11,7 +11,7 @@ from torusformer.models.samples import load_digits_task
 from torusformer.models.task import Task
 from torusformer.models.words import load_words_task
 
-Loader = Callable[[str | Path | None, tuple[int, int] | None, tuple[int, ...] | None], Task]
+Loader = Callable[[str | Path | None, tuple[int, int] | None, tuple[int, ...] | None, bool], Task]
 
 
 class Named(NamedTuple):
@@ -33,13 +33,16 @@ def load_task(
     *,
     patch: tuple[int, int] | None = None,
     input_shape: tuple[int, ...] | None = None,
+    fit: bool = False,
 ) -> Task:
     """A task by name; `data` replaces its samples by a file of the user's, see its loader.
+
+    With `fit`, samples that do not fit `input_shape` may have another, where that is plain.
 
     Raises:
         InputError: there is no such task, or the samples cannot be read or do not fit.
     """
-    return _known(name).load(data, patch, input_shape)
+    return _known(name).load(data, patch, input_shape, fit)
 
 
 def default_preset(task: str) -> str:

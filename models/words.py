@@ -56,11 +56,14 @@ def embedded_words() -> list[str]:
 
 
 def load_words_task(
-    data: str | Path | None, patch: tuple[int, int] | None, input_shape: tuple[int, ...] | None
+    data: str | Path | None,
+    patch: tuple[int, int] | None,
+    input_shape: tuple[int, ...] | None,
+    fit: bool = False,
 ) -> Task:
     """The task `words`; `data` replaces the embedded words by a file of the user's.
 
-    `input_shape` is (tokens,): how many a sequence has.
+    `input_shape` is (tokens,): how many a sequence has; any text fits it.
 
     Of words 80 % are for training, 10 % for development and 10 % for a last test, after a shuffle
     that is always the same; of a text its first 80 %, the next 10 % and the last.
@@ -74,7 +77,7 @@ def load_words_task(
     if not path.is_file():
         raise InputError(f"{path} is missing; give a text file, of one word a line or of any text")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets and editors mark the byte order
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
+import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torusformer import TorusformerError, __version__
+from torusformer.pipelines import ends
 from torusformer.pipelines.commands import (
     calibrate,
     compile_,
@@ -29,7 +32,6 @@ from torusformer.pipelines.commands import (
 
 COMMANDS = (train, lower, calibrate, plan, compile_, run, generate, demo, tune)
 USER_ERROR = 2
-INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +39,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does, but a device that is full is told."""
+        if message:
+            print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,30 +63,61 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 2 after one sentence on stderr."""
+    """Run one command; 0, or 2 after one sentence on stderr.
+
+    Stopped by a signal or by a reader that left, 128 and the number of that signal.
+    """
+    ends.prepare_streams()
+    command = ""
+    with ends.no_pipe_signal(), ends.stopping() as came:
+        try:
+            args = build_parser().parse_args(argv)
+            command = f" {args.command}"
+            with contextlib.redirect_stdout(sys.stderr), ends.own_temporary_files():
+                outcome = args.run(args)
+            return _answer(json.dumps(outcome.data, indent=2) if args.json else outcome.text)
+        except SystemExit as stop:  # --help, --version, a wrong argument
+            return int(stop.code or 0)
+        except BrokenPipeError:
+            ends.drop(sys.stdout)
+            ends.drop(sys.stderr)
+            return ends.PIPE_CLOSED
+        except TorusformerError as error:
+            return _fail(command, str(error))
+        except OSError as error:
+            if not command:  # --help to a full device
+                ends.drop(sys.stdout)
+            place = f"{error.filename}: " if error.filename else ""
+            cure = "; free some space there, or in $TMPDIR" * (error.errno == errno.ENOSPC)
+            return _fail(command, f"{place}{error.strerror or error}{cure}")
+        except KeyboardInterrupt as stop:  # a command that keeps what it has says so
+            _tell(f"\ntorusformer{command}: {str(stop) or 'stopped, nothing was written'}")
+            return 128 + (came or [signal.SIGINT])[0]
+
+
+def _answer(text: str) -> int:
+    """Write it, and see that it gets there."""
     try:
-        args = build_parser().parse_args(argv)
-    except SystemExit as stop:  # --help, --version, a wrong argument
-        return int(stop.code or 0)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = args.run(args)
-    except TorusformerError as error:
-        return _fail(args.command, str(error))
+        print(text, flush=True)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(args.command, f"{place}{error.strerror or error}")
-    except KeyboardInterrupt as stop:  # a command that keeps what it has says so
-        said = str(stop) or "stopped, nothing was written"
-        print(f"\ntorusformer {args.command}: {said}", file=sys.stderr)
-        return INTERRUPTED
-    print(json.dumps(outcome.data, indent=2) if args.json else outcome.text)
+        ends.drop(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return ends.PIPE_CLOSED
+        return _fail("", f"standard output: {error.strerror}; all else is done, send it elsewhere")
     return 0
 
 
 def _fail(command: str, message: str) -> int:
-    print(f"torusformer {command}: {' '.join(message.split())}", file=sys.stderr)
+    _tell(f"torusformer{command}: {' '.join(message.split())}")
     return USER_ERROR
+
+
+def _tell(sentence: str) -> None:
+    """One line on stderr, if anybody reads it."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        ends.drop(sys.stderr)
 
 
 if __name__ == "__main__":

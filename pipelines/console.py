@@ -66,6 +66,34 @@ def natural(text: str) -> int:
     return _whole(text, least=0)
 
 
+def tokens_by_features(text: str) -> tuple[int, int]:
+    """An argument that is the shape of a sample: 6x1."""
+    tokens, _, features = text.partition("x")
+    try:
+        return positive(tokens), positive(features)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not TOKENSxFEATURES, say 6x1 for six tokens of one number"
+        ) from None
+
+
+def add_samples(parser: argparse.ArgumentParser, also: str = "") -> None:
+    """`--data` and `--shape`."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help=f"your samples: .npz with x and y, .csv with label{also}",
+    )
+    parser.add_argument(
+        "--shape",
+        type=tokens_by_features,
+        metavar="TxF",
+        help="how the numbers of a sample make tokens: 6x1 is six tokens of one number; default as "
+        "the preset, or for flat samples that do not fit it up to eight tokens",
+    )
+
+
 def share(text: str) -> float:
     """An argument that is a part of one: an accuracy."""
     return _real(text, most=1, what="a share between 0 and 1, say 0.96")

@@ -91,11 +91,12 @@ class Settings:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; give one of a tuning's configs/")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(values, dict):
                 raise InputError("it is no JSON object")
             return cls.from_dict(values)
-        except (ValueError, TypeError, LookupError) as error:  # InputError is a ValueError
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            # An InputError is a ValueError; objects in objects without end are a RecursionError.
             raise ArtifactError(
                 f"{path}: is not a configuration to train ({error}); give one of a tuning's "
                 f"configs/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -14,6 +15,7 @@ import onnx
 import torch
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from torusformer import InputError
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder, save_decoder
 from torusformer.models import ModelConfig, Task, Transformer, load_task
 from torusformer.models.task import Measure
@@ -67,13 +69,40 @@ class Recipe:
         return cls.from_settings(task, settings, data=data)
 
     @classmethod
-    def from_settings(cls, task: str, settings: Settings, *, data: Path | None = None) -> Recipe:
-        """Settings on a task; the model takes the inputs and outputs of samples from outside."""
-        model = settings.model
-        loaded = load_task(task, data, patch=model.patch, input_shape=model.input_shape)
+    def from_settings(
+        cls,
+        task: str,
+        settings: Settings,
+        *,
+        data: Path | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Recipe:
+        """Settings on a task; the model takes the inputs and outputs of samples from outside.
+
+        `shape` is that of a sample, tokens and features; without it they fit the settings, or come
+        as `models.samples.suggested_shape` says. Those of another shape than the settings' are no
+        images, which could be moved at random.
+        """
+        patch, wanted = settings.model.patch, shape or settings.model.input_shape
+        if shape and (settings.model.features is None or data is None):
+            raise InputError("--shape says how numbers of your --data make tokens; leave it out")
+        if shape and shape != settings.model.input_shape:
+            patch = None
+        loaded = load_task(task, data, patch=patch, input_shape=wanted, fit=shape is None)
+        model, training = settings.model, settings.training
         if data is not None or loaded.vocabulary is not None:
             model = loaded.fitted(model)
-        return cls(loaded, settings.name, model, settings.quant, settings.training)
+        if loaded.patch is None and settings.model.patch is not None:
+            training = training.replace(augment=0.0)
+        return cls(loaded, settings.name, model, settings.quant, training)
+
+    def shaped(self, settings: Settings) -> Settings:
+        """The settings that this was made of, for samples of this shape."""
+        if self.model.input_shape == settings.model.input_shape:
+            return settings
+        names = ("tokens", "features", "patch")
+        model = settings.model.replace(**{name: getattr(self.model, name) for name in names})
+        return dataclasses.replace(settings, model=model, training=self.training)
 
     def about(self) -> dict[str, str]:
         """What a program keeps of this: task, preset, names of outputs, how images are cut."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from torusformer.pipelines.search_space import Space, Value
 from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.training import QONNX, Recipe, train_into
 from torusformer.progress import Progress
+from torusformer.work import scratch_folder, work_folder
 
 CONFIGS, FRONT, PICTURE = "configs", "front.json", "front.png"
 VALIDATION = 0.2  # of the training half
@@ -88,6 +88,10 @@ def run_search(search: Search, study: optuna.Study, folder: Path, trials: int) -
     """Train candidates until `trials` are measured; each is kept in `study` as it is done."""
     for ended in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(ended.number, state=TrialState.FAIL)  # its process was, before it was done
+    kept = {_program(candidate.number) for candidate in measured(study)}
+    for path in (folder / PROGRAMS).iterdir():  # of a process that was killed while it wrote
+        if f"{PROGRAMS}/{path.name}" not in kept:
+            path.unlink()
     before = len(measured(study))
     with Progress("tune", total=max(0, trials - before)) as progress:
         while len(measured(study)) < trials and _drawn(study) < DRAWS * trials:
@@ -119,8 +123,7 @@ def report(search: Search, study: optuna.Study, folder: Path) -> dict[str, Any]:
     done = measured(study)
     front, best = pareto_front(done), search.limits.best(done)
     params = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
-    work = Path(tempfile.mkdtemp(prefix=".report.", dir=folder))
-    try:
+    with work_folder(folder, ".report") as work:
         (work / CONFIGS).mkdir()
         rows = []
         for member in front:
@@ -144,8 +147,6 @@ def report(search: Search, study: optuna.Study, folder: Path) -> dict[str, Any]:
         shutil.rmtree(folder / CONFIGS, ignore_errors=True)
         for name in (CONFIGS, FRONT, PICTURE):
             (work / name).replace(folder / name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return data
 
 
@@ -245,6 +246,6 @@ def _untrained(recipe: Recipe) -> Recipe:
 
 def _lowered(recipe: Recipe) -> Program:
     """Train, without a word, and lower."""
-    with tempfile.TemporaryDirectory(prefix="torusformer.") as folder:
-        train_into(Path(folder), recipe, progress=False)
-        return lower(Path(folder) / QONNX, recipe.about())
+    with scratch_folder() as folder:
+        train_into(folder, recipe, progress=False)
+        return lower(folder / QONNX, recipe.about())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torusformer import InputError
+from torusformer.arrays import read_arrays
 from torusformer.fhe_compile import Port
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.fhe_compile.program.ports import check_array, quantize_array
@@ -24,7 +24,9 @@ def to_integers(port: Port, x: NDArray[Any]) -> IntArray:
     >>> to_integers(Port("x", (1, 2), lo=0, hi=3, scale=np.array(0.5)), np.array([[0.6, 9.0]]))
     array([[[1, 3]]])
     """
-    return quantize_array(port, _in_rows(port, x, port.real_shape))
+    rows = _in_rows(port, x, port.real_shape)
+    with np.errstate(over="ignore"):  # what is beyond a float is clipped as all beyond the range
+        return quantize_array(port, rows)
 
 
 def _in_rows(port: Port, x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -44,9 +46,9 @@ def read_samples(
     path: Path, ports: Sequence[Port], *, integers: bool = False
 ) -> list[dict[str, IntArray]]:
     """The samples of a .npy or .npz file, quantized unless they are `integers` already."""
-    columns = {}
+    columns, arrays = {}, _read(path, [p.name for p in ports])
     for port in ports:
-        x = _read(path, [p.name for p in ports])[port.name]
+        x = arrays[port.name]
         if integers:
             columns[port.name] = [check_array(port, row) for row in _in_rows(port, x, port.shape)]
         else:
@@ -60,11 +62,7 @@ def read_samples(
 def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a .npy or .npz")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npy or .npz; write it again") from error
+    arrays = read_arrays(path)
     if len(names) == len(arrays) == 1:
         return {names[0]: next(iter(arrays.values()))}
     if missing := [name for name in names if name not in arrays]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torusformer.progress import Progress
 from torusformer.serving.server import EvaluationKeys
 from torusformer.serving.writer import Writer, check_prompt
 from torusformer.serving.writing_server import WritingServer
+from torusformer.work import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def deployed(
     if folder is not None:
         yield folder
         return
-    with tempfile.TemporaryDirectory() as place:
-        made = Path(place) / "deployment"
+    with scratch_folder() as place:
+        made = place / "deployment"
         module = compile_decoder(decoder, p_error)
         save_decoder_deployment(module, made)
         yield made

@@ -80,11 +80,11 @@ def _npz(**arrays: object) -> dict[str, np.ndarray]:
     ("arrays", "word"),
     [
         (_npz(y=np.zeros(20)), "two classes"),
-        (_npz(y=np.arange(19) % 2), "give one each"),
+        (_npz(y=np.arange(19) % 2), "give each sample one class"),
         (_npz(x=np.full((20, 64), np.nan)), "NaN"),
         (_npz(x=np.ones((20, 60))), "do not fit"),
         (_npz(x=np.full((20, 64), "a")), "give numbers"),
-        (_npz(x=np.array([None] * 20)), "cannot be read"),
+        (_npz(x=np.array([None] * 20)), "Python objects"),
         ({"x": np.ones((20, 64))}, "no array 'y'"),
     ],
 )
@@ -102,7 +102,7 @@ def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], word: str) -> No
         ("a.csv", "a,label\n1,2\n3", "row 3"),
         ("a.csv", "a,label\nx,2", "numbers"),
         ("a.csv", 'a,label\n1,"2', "cannot be read"),
-        ("a.npz", "not a zip", "cannot be read"),
+        ("a.npz", "not a zip", "not a .npy or .npz"),
         ("a.txt", "1 2 3", ".txt"),
     ],
 )

@@ -80,7 +80,9 @@ def test_an_ended_search_goes_on_and_finds_the_same(
     assert (code, nothing) == (130, None)
     assert f"{out} keeps what is measured" in said
 
-    # A process that is killed leaves worse: half a line, and Optuna's lock.
+    # A process that is killed leaves worse: half a line, half a program, and Optuna's lock.
+    half = out / "programs" / "777.onnx"
+    half.write_bytes(b"half")
     journal = out / JOURNAL
     with journal.open("ab") as file:
         file.write(b'{"op_code":4,"wor')
@@ -90,6 +92,7 @@ def test_an_ended_search_goes_on_and_finds_the_same(
         calls = endings(patch, end_at=-1)
         code, resumed, _ = tune(out, *MIN, trials=2)
     assert code == 0
+    assert not half.exists()
     assert len(calls) == 1  # the first is not trained again
 
     def found(report: Any) -> list[Any]:

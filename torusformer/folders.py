@@ -1,20 +1,25 @@
 """Where results go: everything or nothing, and never over what somebody else put there.
 
 A folder is ours if it has a `versions.json` of ours. Both context managers give a path beside the
-target to write into; it takes the target's name only when the block ends without an error.
+target to write into; it takes the target's name only when the block ends without an error. What a
+killed process left beside it is removed, and what that one had moved away is put back.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
-import tempfile
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torusformer.errors import ArtifactError
 from torusformer.versions import FILE, write_versions
+from torusformer.work import abandoned, work_folder
+
+NEW, OLD = "new", "old"  # in a work folder: what is being made, what it replaces
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def is_ours(folder: Path, artefact: str) -> bool:
@@ -44,27 +49,29 @@ def require_free(path: Path, artefact: str) -> None:
 def output_folder(path: str | Path, artefact: str) -> Iterator[Path]:
     """A fresh folder to fill that becomes `path`, marked with `versions.json`."""
     path = Path(path)
+    for left in abandoned(path.absolute().parent, _hidden(path)):
+        _give_back(left, path)
     require_free(path, artefact)
-    parent = path.absolute().parent
-    _make_parent(parent, path)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    try:
-        work.chmod(0o755)  # mkdtemp makes it private
-        new = work / "new"
+    with _beside(path) as work:
+        new = work / NEW
         new.mkdir()
         yield new
         write_versions(new, artefact)
         require_free(path, artefact)  # somebody may have written there meanwhile
         if path.exists():
-            path.rename(work / "old")
+            path.rename(work / OLD)
         try:
             new.rename(path)
         except OSError:
-            if (work / "old").exists():
-                (work / "old").rename(path)
+            if (work / OLD).exists():
+                (work / OLD).rename(path)
             raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def _give_back(left: Path, path: Path) -> None:
+    """What stood at `path`, if a process was killed between moving it away and its own result."""
+    if (left / NEW).exists() and (left / OLD).exists() and not os.path.lexists(path):
+        (left / OLD).rename(path)
 
 
 @contextmanager
@@ -77,21 +84,35 @@ def output_file(path: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
             f"{path}: already holds something that torusformer did not write, nothing was "
             f"written; give another name to --out"
         )
-    parent = path.absolute().parent
-    _make_parent(parent, path)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    try:
+    with _beside(path) as work:
         new = work / path.name
         yield new
         new.replace(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
-def _make_parent(parent: Path, path: Path) -> None:
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be made ({error.strerror}); give another --out") from (
-            error
-        )
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A work folder beside `path`, where a rename is all that it takes to get there."""
+    parent = path.absolute().parent
+    with ExitStack() as stack:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(work_folder(parent, _hidden(path)))
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: cannot be made ({error.strerror}); give another --out"
+            ) from error
+        try:
+            yield work
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise ArtifactError(
+                f"{path}: cannot be written ({error.strerror}), what was there before is as it "
+                f"was; free some space or give another --out"
+            ) from error
+
+
+def _hidden(path: Path) -> str:
+    """What the names of work folders beside `path` begin with."""
+    return f".{path.name}"

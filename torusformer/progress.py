@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TextIO, TypeVar
 
@@ -119,8 +120,9 @@ class Progress:
                 bars.update(task, completed=done, state=self.state())
 
     def _write(self, text: str) -> None:
-        self._stream.write(f"{self.label}: {text}\n")
-        self._stream.flush()
+        with suppress(OSError):  # nobody reads it any more: no reason to stop
+            self._stream.write(f"{self.label}: {text}\n")
+            self._stream.flush()
 
 
 def track(items: Sequence[Item], label: str, *, seconds: float | None = None) -> Iterator[Item]:

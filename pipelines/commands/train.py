@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torusformer.folders import output_folder
-from torusformer.pipelines.console import Outcome, Subparsers, command, natural, percent, positive
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    add_samples,
+    command,
+    natural,
+    percent,
+    positive,
+)
 
 if TYPE_CHECKING:
+    from torusformer.pipelines.settings import Settings
     from torusformer.pipelines.training import Recipe
 
 
@@ -36,12 +46,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--config", type=Path, metavar="FILE", help="in place of a preset: one of tune's configs/"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FILE",
-        help="your samples: .npz with x and y, .csv with label; for words a word a line, or text",
-    )
+    add_samples(parser, "; for words a word a line, or text")
     parser.add_argument(
         "--context", type=positive, metavar="N", help="of words: tokens that a text may have"
     )
@@ -60,7 +65,24 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     preset = args.preset or default_preset(args.task)
     settings = Settings.load(args.config) if args.config else Settings.from_name(preset)
     settings = settings.changed(seed=args.seed, epochs=args.epochs, context=args.context)
-    return Recipe.from_settings(args.task, settings, data=args.data)
+    recipe = Recipe.from_settings(args.task, settings, data=args.data, shape=args.shape)
+    if args.shape is None:
+        note_shape(args.command, recipe, settings)
+    return recipe
+
+
+def note_shape(said_by: str, recipe: Recipe, settings: Settings) -> None:
+    """Say how samples make tokens where nobody asked and the preset does not say."""
+    if (
+        settings.model.features is not None
+        and recipe.model.input_shape != settings.model.input_shape
+    ):
+        tokens, features = recipe.model.input_shape
+        print(
+            f"torusformer {said_by}: the {tokens * features} numbers of a sample are read as "
+            f"{tokens} tokens of {features}; --shape says otherwise",
+            file=sys.stderr,
+        )
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -7,9 +7,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from torusformer.pipelines.commands.train import note_shape
 from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
+    add_samples,
     command,
     natural,
     positive,
@@ -36,9 +38,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         metavar="NAME",
         help="where to start, may be given several times; default that of the task",
     )
-    parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="your samples: .npz with x and y, .csv with label"
-    )
+    add_samples(parser)
     parser.add_argument(
         "--min-accuracy", type=share, metavar="A", help="wanted on validation samples: 0.96"
     )
@@ -70,15 +70,22 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.pipelines.search_folder import open_study, search_folder
     from torusformer.pipelines.search_space import Space
     from torusformer.pipelines.settings import Settings
+    from torusformer.pipelines.training import Recipe
     from torusformer.pipelines.tuning import Search, report, run_search
 
     names = list(dict.fromkeys(args.preset or [default_preset(args.task)]))
     presets = [Settings.from_name(n).changed(seed=args.seed, epochs=args.epochs) for n in names]
     fields = args.fields.split(",") if args.fields else None
     limits = Limits(args.min_accuracy, args.max_seconds)
-    search = Search(args.task, Space.around(presets, fields), limits, args.data, args.seed)
-    for settings in presets:
-        search.recipe(settings)  # samples that cannot be read or do not fit are refused here
+    space = Space.around(presets, fields)  # what does not go together is refused before the wait
+    for i, settings in enumerate(presets):
+        recipe = Recipe.from_settings(args.task, settings, data=args.data, shape=args.shape)
+        presets[i] = recipe.shaped(settings)
+        if args.shape is None and i == 0:
+            note_shape("tune", recipe, settings)
+    if presets != list(space.presets):
+        space = Space.around(presets, fields)
+    search = Search(args.task, space, limits, args.data, args.seed)
     asked = {
         "task": args.task,
         "data": args.data and hashlib.sha256(args.data.read_bytes()).hexdigest(),
