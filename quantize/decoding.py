@@ -34,7 +34,7 @@ class DecoderStep(nn.Module):
     """What a model that writes does with the token at `position`.
 
     Inputs are the token, its neighbours, and then, for every block, the keys of all earlier tokens
-    and their values, each (1, groups * d). Outputs are the logits, and this token's keys and values.
+    and their values, each (1, groups * d). Outputs are the logits, and the token's key and value.
     """
 
     def __init__(self, model: QuantTransformer, position: int) -> None:

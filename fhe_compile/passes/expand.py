@@ -21,8 +21,8 @@ from torusformer.fhe_compile.passes.narrow_clips import narrow_clips
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.products import expand_products
 from torusformer.fhe_compile.passes.refresh import (
-    refresh_shared,
     refresh_outputs,
+    refresh_shared,
     refresh_sums,
 )
 from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
