@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torusformer.fhe_compile import Program, lower
 from torusformer.folders import is_ours, output_folder
 from torusformer.models import Task, Transformer, preset_names
 from torusformer.pipelines.answers import InProcess
+from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.training import FLOAT, QAT, QONNX, Recipe, train_into
 from torusformer.quantize import QuantTransformer, evaluate
 
@@ -41,11 +43,21 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def preset(name: str, models: Path, epochs: int | None = None) -> TrainedModel:
-    """A preset on digits; trained only if these very settings were not trained before."""
+def preset(
+    name: str,
+    models: Path,
+    epochs: int | None = None,
+    shape: Mapping[str, Any] | None = None,
+) -> TrainedModel:
+    """A preset on digits; trained only if these very settings were not trained before.
+
+    `shape` changes settings of its model.
+    """
     if name not in preset_names():
         raise InputError(f"the benchmark needs the preset {name!r}; there is none of that name")
-    recipe = Recipe.from_name("digits", name, epochs=epochs)
+    chosen = Settings.from_name(name).changed(epochs=epochs)
+    chosen = replace(chosen, model=chosen.model.replace(**(shape or {})))
+    recipe = Recipe.from_settings("digits", chosen)
     settings = {part: getattr(recipe, part).to_dict() for part in ("model", "quant", "training")}
     folder = models / f"{name}-{digest(settings)}"
     if not is_ours(folder, "run"):

@@ -1,6 +1,7 @@
 """Every part, in the order of measurement: a part stands behind those it needs."""
 
 import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quantize
+from benchmarks.parts.all_tokens import ALL_TOKENS, ENCODER_BLOCK
 from benchmarks.parts.attention_only import ATTENTION_ONLY
 from benchmarks.parts.baselines import BASELINES
 from benchmarks.parts.best_digits import BEST_DIGITS
@@ -24,6 +25,8 @@ PARTS = (
     FAST_MODE,
     PARALLEL,
     SAME_BLOCK,
+    ENCODER_BLOCK,
+    ALL_TOKENS,
     DIRECT,
     ATTENTION_ONLY,
     SCALING,
