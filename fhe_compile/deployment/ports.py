@@ -52,9 +52,9 @@ def ports_from_json(
         [_from_json(i, port) for i, port in enumerate(_list(data[side]))]
         for side in ("inputs", "outputs")
     )
-    names = [encoded.port.name for encoded in (*inputs, *outputs)]
-    if len({*names}) != len(names):
-        raise ValueError("two ports of one name")
+    for side in (inputs, outputs):  # an output may be an input as it is
+        if len({encoded.port.name for encoded in side}) != len(side):
+            raise ValueError("two ports of one name")
     given = len(function.outputs)
     # Behind the outputs are, perhaps, inputs that nothing reads.
     if len(inputs) != len(function.inputs) or not 0 <= given - len(outputs) <= len(inputs):
@@ -118,15 +118,17 @@ def _check_input(encoded: EncodedPort, gate: Gate, wired: bool) -> None:
 
 
 def _check_output(encoded: EncodedPort, gate: Gate, wired: bool) -> None:
-    """What leaves reaches from `lo` to `hi`; it begins there if no other function takes it."""
-    port, base, shift = encoded.port, encoded.base, encoded.shift
-    least, last = base >> shift, (base + (2**encoded.bits - 1)) >> shift
-    reaches = least.min() <= port.lo and last.max() >= port.hi
-    begins = wired or least.min() == port.lo
-    if encoded.parts == 1 and not (reaches and begins):
+    """What leaves begins between `lo` and `hi`, or lower where another function takes it.
+
+    It may reach less far than `lo` to `hi` (more is known of it once it is compiled) and further
+    (bits are whole).
+    """
+    port, least = encoded.port, encoded.base >> encoded.shift
+    begins = (wired or least.min() >= port.lo) and least.max() <= port.hi
+    if encoded.parts == 1 and not begins:
         raise ValueError(
-            f"{port.name!r} with base, bits and shift that lead from {least.min()} to "
-            f"{last.max()}, not from {port.lo} to {port.hi}"
+            f"{port.name!r} with a base and a shift that begin at {least.min()}, not from {port.lo} "
+            f"to {port.hi}"
         )
     _check_gate(encoded, gate)
 
