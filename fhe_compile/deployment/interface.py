@@ -84,8 +84,9 @@ class Interface:
         try:
             if (data["format"], data["format_version"]) != (cls.FORMAT, FORMAT_VERSION):
                 raise ArtifactError(
-                    f"{path}: is {data['format']!s:.40} version {data['format_version']!s:.9}, this release "
-                    f"reads {cls.FORMAT} version {FORMAT_VERSION}; compile the program again"
+                    f"{path}: is {data['format']!s:.40} version {data['format_version']!s:.9}, "
+                    f"this release reads {cls.FORMAT} version {FORMAT_VERSION}; compile the "
+                    f"program again"
                 )
             specification = _specification(folder / archive, data["sha256"][archive], signed)
             interface = cls(

@@ -127,8 +127,8 @@ def _check_output(encoded: EncodedPort, gate: Gate, wired: bool) -> None:
     begins = (wired or least.min() >= port.lo) and least.max() <= port.hi
     if encoded.parts == 1 and not begins:
         raise ValueError(
-            f"{port.name!r} with a base and a shift that begin at {least.min()}, not from {port.lo} "
-            f"to {port.hi}"
+            f"{port.name!r} with a base and a shift that begin at {least.min()}, not from "
+            f"{port.lo} to {port.hi}"
         )
     _check_gate(encoded, gate)
 
