@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.deployment.specification import (
-    BootstrapKey,
-    Gate,
-    Keyset,
-    KeyswitchKey,
-)
+from torusformer.fhe_compile.deployment.keyset import BootstrapKey, Keyset, KeyswitchKey
+from torusformer.fhe_compile.deployment.specification import Gate
 from torusformer.serving.capnp import Message, MessageError, Struct
 
 _COMPRESSION = ("none", "seed", "paillier")

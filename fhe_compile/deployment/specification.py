@@ -11,149 +11,33 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError
 
 from torusformer import ArtifactError
+from torusformer.fhe_compile.deployment.keyset import (
+    Compression,
+    Dimension,
+    Identifier,
+    Keyset,
+    Modulus,
+    Native,
+    Part,
+    Variance,
+)
 
-# Far beyond what Concrete's optimizer chooses; far below what makes a machine run out of memory.
-Dimension = Annotated[int, Field(ge=1, le=2**18)]
-Identifier = Annotated[int, Field(ge=0, lt=2**10)]
-Levels = Annotated[int, Field(ge=1, le=64)]
 Length = Annotated[int, Field(ge=0, lt=2**32)]
-Variance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Compression = Literal["none", "seed"]
 Shape = Annotated[list[Length], Field(max_length=16)]
 VALUES_LIMIT = 2**34  # bytes of one input or output
 KEYS_LIMIT = 2**38  # bytes of all evaluation keys
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", alias_generator=to_camel, allow_inf_nan=False
-    )
-
-
-class Empty(_Part):
-    """No field."""
-
-
-class Native(_Part):
-    """Of 2**64, or one ciphertext a number."""
-
-    native: Empty
-
-
-class Modulus(_Part):
-    """Of ciphertexts: of 64-bit integers, as they are."""
-
-    modulus: Native
-
-
-class SecretKeyParams(_Part):
-    """Of a secret key."""
-
-    lwe_dimension: Dimension
-    integer_precision: Literal[64]
-    key_type: Literal["binary"]
-
-
-class SecretKey(_Part):
-    """What a secret key is called and how long it is."""
-
-    id: Identifier
-    params: SecretKeyParams
-
-
-class _KeyParams(_Part):
-    level_count: Levels
-    base_log: Levels
-    variance: Variance
-    integer_precision: Literal[64]
-    modulus: Modulus
-    key_type: Literal["binary"]
-    input_lwe_dimension: Dimension
-
-
-class BootstrapKeyParams(_KeyParams):
-    """Of a bootstrap key."""
-
-    glwe_dimension: Annotated[int, Field(ge=1, le=64)]
-    polynomial_size: Dimension
-
-    @property
-    def output_dimension(self) -> int:
-        """Of the secret key under which the bootstrap key is encrypted."""
-        return self.glwe_dimension * self.polynomial_size
-
-
-class KeyswitchKeyParams(_KeyParams):
-    """Of a keyswitch key."""
-
-    output_lwe_dimension: Dimension
-
-    @property
-    def output_dimension(self) -> int:
-        """Of the secret key under which the keyswitch key is encrypted."""
-        return self.output_lwe_dimension
-
-
-class _EvaluationKey(_Part):
-    id: Identifier
-    input_id: Identifier
-    output_id: Identifier
-    compression: Compression
-
-
-class BootstrapKey(_EvaluationKey):
-    """From one secret key to another."""
-
-    params: BootstrapKeyParams
-
-    @property
-    def size(self) -> int:
-        """In bytes, as it travels."""
-        p = self.params
-        rows, seeded = p.glwe_dimension + 1, self.compression == "seed"
-        words = p.input_lwe_dimension * p.level_count * rows * p.polynomial_size
-        return 8 * (words + 2 if seeded else words * rows)
-
-
-class KeyswitchKey(_EvaluationKey):
-    """From one secret key to another."""
-
-    params: KeyswitchKeyParams
-
-    @property
-    def size(self) -> int:
-        """In bytes, as it travels."""
-        p = self.params
-        words, seeded = p.input_lwe_dimension * p.level_count, self.compression == "seed"
-        return 8 * (words + 2 if seeded else words * (p.output_lwe_dimension + 1))
-
-
-class Keyset(_Part):
-    """All keys of a circuit."""
-
-    lwe_secret_keys: Annotated[list[SecretKey], Field(max_length=64)]
-    lwe_bootstrap_keys: Annotated[list[BootstrapKey], Field(max_length=64)]
-    lwe_keyswitch_keys: Annotated[list[KeyswitchKey], Field(max_length=256)]
-    packing_keyswitch_keys: Annotated[list[Empty], Field(max_length=0)]
-
-    @property
-    def evaluation(self) -> Iterator[BootstrapKey | KeyswitchKey]:
-        """Those that the server gets."""
-        yield from self.lwe_bootstrap_keys
-        yield from self.lwe_keyswitch_keys
-
-
-class Dimensions(_Part):
+class Dimensions(Part):
     """Of a tensor."""
 
     dimensions: Shape
 
 
-class RawInfo(_Part):
+class RawInfo(Part):
     """Of the integers that a value is sent as."""
 
     shape: Dimensions
@@ -161,7 +45,7 @@ class RawInfo(_Part):
     is_signed: bool
 
 
-class Encryption(_Part):
+class Encryption(Part):
     """Under which key and with how much noise."""
 
     key_id: Identifier
@@ -170,7 +54,7 @@ class Encryption(_Part):
     modulus: Modulus
 
 
-class IntegerEncoding(_Part):
+class IntegerEncoding(Part):
     """Of the number in a ciphertext."""
 
     width: Annotated[int, Field(ge=1, le=63)]
@@ -178,13 +62,13 @@ class IntegerEncoding(_Part):
     mode: Native
 
 
-class Encoding(_Part):
+class Encoding(Part):
     """Integers are all that we encrypt."""
 
     integer: IntegerEncoding
 
 
-class Ciphertext(_Part):
+class Ciphertext(Part):
     """Of a tensor of ciphertexts."""
 
     abstract_shape: Dimensions
@@ -201,13 +85,13 @@ class Ciphertext(_Part):
         return [*self.abstract_shape.dimensions, last]
 
 
-class TypeInfo(_Part):
+class TypeInfo(Part):
     """Nothing passes in the clear."""
 
     lwe_ciphertext: Ciphertext
 
 
-class Gate(_Part):
+class Gate(Part):
     """One input or output."""
 
     raw_info: RawInfo
@@ -224,7 +108,7 @@ class Gate(_Part):
         return 8 * math.prod(self.ciphertext.concrete_shape.dimensions)
 
 
-class Function(_Part):
+class Function(Part):
     """A compiled function."""
 
     name: str
@@ -232,7 +116,7 @@ class Function(_Part):
     outputs: list[Gate]
 
 
-class Specification(_Part):
+class Specification(Part):
     """Of a module: its keys and its functions."""
 
     keyset: Keyset
