@@ -164,8 +164,8 @@ class Faulty(Answerer):
 class _Asking(Answerer):
     """The client's side of a deployment, with fresh keys once `make_keys` was called."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.client = folder, Client(folder)
+    def __init__(self, folder: Path, trust: Path | None = None) -> None:
+        self.folder, self.trust, self.client = folder, trust, Client(folder, trust)
         interface = self.client.interface
         super().__init__(
             tuple(encoded.port for encoded in interface.inputs),
@@ -184,9 +184,9 @@ class _Asking(Answerer):
 class Deployed(_Asking):
     """A deployment asked encrypted. Client and server share bytes only, as over a network."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.server = Server(folder)
+    def __init__(self, folder: Path, trust: Path | None = None) -> None:
+        super().__init__(folder, trust)
+        self.server = Server(folder, trust)
         message = self.make_keys()
         self.key_bytes = len(message)
         self._keys = self.server.load_keys(message)
@@ -201,8 +201,8 @@ class Deployed(_Asking):
 class DeployedInParallel(_Asking):
     """As `Deployed`, but a batch is shared among `jobs` server processes of one core each."""
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, jobs: int, trust: Path | None = None) -> None:
+        super().__init__(folder, trust)
         self.jobs = jobs
         self._message = self.make_keys()
         self.key_bytes = len(self._message)
@@ -217,7 +217,7 @@ class DeployedInParallel(_Asking):
         jobs = max(1, min(self.jobs, len(samples)))
         with ExitStack() as stack:
             with Progress(f"start {jobs} workers"):
-                workers = stack.enter_context(Workers(self.folder, self._message, jobs))
+                workers = stack.enter_context(Workers(self.folder, self._message, jobs, self.trust))
             progress = stack.enter_context(Progress(label, total=len(samples)))
             start, rows = time.monotonic(), []
             for reply in workers.run(self.client.encrypt(q_x) for q_x in samples):

@@ -6,14 +6,16 @@ import json
 from dataclasses import dataclass
 
 from torusformer import ArtifactError, InputError
-from torusformer.fhe_compile.circuit.backend import fhe
 from torusformer.fhe_compile.decoding.loop import Cache
-from torusformer.serving.messages import pack, read_head, read_values, unpack
+from torusformer.serving.messages import pack, read_head, unpack
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EncryptedCache(Cache[fhe.Value]):
-    """`circuit_id` is the module that made the ciphertexts, `key_id` the keys they are under."""
+class EncryptedCache(Cache[bytes]):
+    """Ciphertexts as they are serialized.
+
+    `circuit_id` is the module that made them, `key_id` the keys they are under.
+    """
 
     circuit_id: str
     key_id: str
@@ -41,16 +43,23 @@ class EncryptedCache(Cache[fhe.Value]):
         about = {"key_id": self.key_id, "position": self.position, "names": list(self.entries)}
         about["token"] = self.token is not None
         values = [*self.entries.values(), *([self.token] if self.token is not None else [])]
-        parts = [json.dumps(about).encode(), *(value.serialize() for value in values)]
-        return pack("cache", self.circuit_id, parts)
+        return pack("cache", self.circuit_id, [json.dumps(about).encode(), *values])
 
     @classmethod
     def from_bytes(cls, message: bytes, circuit_id: str) -> EncryptedCache:
         """Inverse of `to_bytes`."""
-        head, *parts = unpack("cache", circuit_id, message)
-        about = read_head("cache", head, "key_id", "position", "names", "token")
-        values, names = read_values("cache", parts), list(about["names"])
-        if len(values) != len(names) + bool(about["token"]):
+        about, values = read_head(
+            "cache",
+            unpack("cache", circuit_id, message),
+            key_id=str,
+            position=int,
+            names=list,
+            token=bool,
+        )
+        names = about["names"]
+        if not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
+            raise ArtifactError("the cache names its ciphertexts twice or not; prefill again")
+        if len(values) != len(names) + about["token"]:
             raise ArtifactError(
                 f"the cache holds {len(values)} ciphertexts and names {len(names)}; prefill again"
             )

@@ -15,10 +15,12 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torusformer.fhe_compile.circuit.backend import decrypt_output, fhe
+from torusformer import ArtifactError
+from torusformer.fhe_compile.circuit.backend import client_for, decrypt_output, fhe
 from torusformer.fhe_compile.circuit.circuit import ONLY
 from torusformer.fhe_compile.deployment.archives import CLIENT
 from torusformer.fhe_compile.deployment.interface import Interface
+from torusformer.fhe_compile.deployment.security import check_security
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.fhe_compile.program.ports import (
     check_array,
@@ -28,17 +30,26 @@ from torusformer.fhe_compile.program.ports import (
     named_inputs,
     quantize_array,
 )
-from torusformer.serving.messages import digest, pack, read_values, unpack
+from torusformer.serving.declared import check_value
+from torusformer.serving.messages import digest, pack, unpack
 
 Agreed = TypeVar("Agreed", bound=Interface)
 
 
 class KeyHolder(Generic[Agreed]):
-    """Keys, encryption and decryption for one deployment. Never sees the circuit."""
+    """Keys, encryption and decryption for one deployment. Never sees the circuit.
 
-    def __init__(self, kind: type[Agreed], folder: str | Path) -> None:
-        self.interface = kind.load(Path(folder), CLIENT)
-        self._inner = fhe.Client.load(Path(folder) / CLIENT)
+    With `trust`, a public key, the deployment has to be signed with it.
+    """
+
+    def __init__(
+        self, kind: type[Agreed], folder: str | Path, trust: str | Path | None = None
+    ) -> None:
+        trusted = None if trust is None else Path(trust)
+        self.interface = kind.load(Path(folder), CLIENT, trusted)
+        specification = self.interface.specification
+        check_security(specification, str(Path(folder) / CLIENT))
+        self._inner = client_for(specification.to_json())
         self._key_id = ""
 
     def keygen(self, force: bool = False) -> None:
@@ -72,23 +83,25 @@ class KeyHolder(Generic[Agreed]):
         found = found if isinstance(found, tuple) else (found,)
         return [bytes(value.serialize()) for value in found if value is not None]
 
-    def _decrypted(self, function: str, values: Mapping[str, fhe.Value]) -> dict[str, IntArray]:
-        """Some outputs of a function as program integers."""
+    def _decrypted(self, function: str, values: Mapping[str, bytes]) -> dict[str, IntArray]:
+        """Some outputs of a function, serialized ciphertexts, as program integers."""
         ports = self.interface.functions[function].outputs
-        return {
-            e.port.name: e.decode(
-                np.asarray(decrypt_output(self._inner, function, i, values[e.port.name]))
-            )
-            for i, e in enumerate(ports)
-            if e.port.name in values
-        }
+        gates = self.interface.specification.functions[function].outputs
+        found = {}
+        for i, (encoded, gate) in enumerate(zip(ports, gates, strict=False)):
+            if (name := encoded.port.name) in values:
+                check_value("outputs", values[name], gate)
+                value = fhe.Value.deserialize(values[name])
+                rep = np.asarray(decrypt_output(self._inner, function, i, value))
+                found[name] = encoded.decode(rep)
+        return found
 
 
 class Client(KeyHolder[Interface]):
     """Asks a circuit: real numbers or integers in, a message out, and the answer back."""
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(Interface, folder)
+    def __init__(self, folder: str | Path, trust: str | Path | None = None) -> None:
+        super().__init__(Interface, folder, trust)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -111,10 +124,13 @@ class Client(KeyHolder[Interface]):
 
     def decrypt(self, answer: bytes) -> dict[str, IntArray]:
         """The server's answer to program integers, by output name."""
-        values = read_values("outputs", unpack("outputs", self.interface.circuit_id, answer))
+        values = unpack("outputs", self.interface.circuit_id, answer)
         names = [e.port.name for e in self.interface.outputs]
-        # Behind the outputs are, perhaps, inputs that nothing reads.
-        return self._decrypted(ONLY, dict(zip(names, values, strict=False)))
+        if len(values) != len(names):
+            raise ArtifactError(
+                f"the message holds {len(values)} outputs, the circuit gives {len(names)}"
+            )
+        return self._decrypted(ONLY, dict(zip(names, values, strict=True)))
 
     def dequantize(self, outputs: Mapping[str, IntArray]) -> dict[str, NDArray[np.float64]]:
         """scale * (integer - zero_point) of every output."""

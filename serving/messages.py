@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.circuit.backend import fhe
 
 MAGIC = b"torusformer message 1\n"
-T = TypeVar("T")
 Kind = Literal["inputs", "evaluation keys", "outputs", "prompt", "cache"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _HEAD = struct.Struct("<B32sI")  # kind, circuit id, number of parts
 _LENGTH = struct.Struct("<Q")
 _DIGEST = 32
+_HEAD_LIMIT = 1 << 20  # bytes of the JSON that describes the other parts
 
 
 def pack(kind: Kind, circuit_id: str, parts: Sequence[bytes]) -> bytes:
@@ -45,6 +44,11 @@ def unpack(kind: Kind, circuit_id: str, message: bytes) -> list[bytes]:
     ):
         raise ArtifactError(f"the {kind} arrived truncated or damaged; send them again")
     found, made_for, count = _HEAD.unpack_from(message, len(MAGIC))
+    if found >= len(KINDS):
+        raise ArtifactError(
+            f"the message is of kind {found}, this release knows {len(KINDS)}; install the release "
+            f"it was made with"
+        )
     if KINDS[found] != kind:
         raise ArtifactError(f"got {KINDS[found]} where {kind} belong")
     if made_for.hex() != circuit_id:
@@ -52,13 +56,32 @@ def unpack(kind: Kind, circuit_id: str, message: bytes) -> list[bytes]:
             f"the {kind} are of another circuit ({made_for.hex()[:12]}, here {circuit_id[:12]}); "
             f"give client and server the same deployment"
         )
-    parts = []
+    return [bytes(view[a:b]) for a, b in _places(kind, view[:-_DIGEST], start, count)]
+
+
+def _places(kind: Kind, view: memoryview, start: int, count: int) -> list[tuple[int, int]]:
+    """Where each part begins and ends; together they have to fill the message."""
     at = start + count * _LENGTH.size
+    if at > len(view):
+        raise ArtifactError(
+            f"the {kind} say that they have {count} parts and end before their lengths; send them "
+            f"again"
+        )
+    places = []
     for i in range(count):
-        (length,) = _LENGTH.unpack_from(message, start + i * _LENGTH.size)
-        parts.append(bytes(view[at : at + length]))
+        (length,) = _LENGTH.unpack_from(view, start + i * _LENGTH.size)
+        if length > len(view) - at:
+            raise ArtifactError(
+                f"the {kind} say that part {i} has {length} bytes, {len(view) - at} are left; send "
+                f"them again"
+            )
+        places.append((at, at + length))
         at += length
-    return parts
+    if at != len(view):
+        raise ArtifactError(
+            f"the {kind} have {len(view) - at} bytes behind their last part; send them again"
+        )
+    return places
 
 
 def digest(message: bytes) -> str:
@@ -66,23 +89,23 @@ def digest(message: bytes) -> str:
     return message[-_DIGEST:].hex()
 
 
-def read_head(what: Kind, part: bytes, *names: str) -> dict[str, Any]:
-    """The first part of a message that says in JSON what the others are."""
+def read_head(
+    what: Kind, parts: Sequence[bytes], **types: type
+) -> tuple[dict[str, Any], list[bytes]]:
+    """The first part, which says in JSON what the others are, by name; and the others."""
+    if not parts or len(parts[0]) > _HEAD_LIMIT:
+        raise ArtifactError(f"the {what} have no readable head; send them again")
     try:
-        head = json.loads(part)
-        return {name: head[name] for name in names}
-    except (ValueError, KeyError, TypeError) as error:
+        head = json.loads(parts[0])
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"the {what} have no readable head; send them again") from error
-
-
-def read_values(what: Kind, parts: Sequence[bytes]) -> list[fhe.Value]:
-    """The ciphertexts of a message's parts."""
-    return [decode(what, fhe.Value.deserialize, part) for part in parts]
-
-
-def decode(what: Kind, deserialize: Callable[[bytes], T], part: bytes) -> T:
-    """`deserialize(part)`; Concrete answers bytes that are something else with a RuntimeError."""
-    try:
-        return deserialize(part)
-    except RuntimeError as error:
-        raise ArtifactError(f"the message holds something that is not {what}") from error
+    if not isinstance(head, dict):
+        raise ArtifactError(f"the {what} have no readable head; send them again")
+    for name, wanted in types.items():
+        # `type` and not `isinstance`: True is no number of tokens.
+        if type(head.get(name)) is not wanted or (wanted is int and not 0 <= head[name] < 2**31):
+            raise ArtifactError(
+                f"the {what} have no readable head: its {name!r} is no {wanted.__name__} that can "
+                f"be; send them again"
+            )
+    return {name: head[name] for name in types}, list(parts[1:])

@@ -1,77 +1,157 @@
 """Ciphertexts and evaluation keys in, ciphertexts out: the side with the model.
 
 Nothing here can hold a secret key: `server.zip` has none, and the only key message it takes is the
-evaluation keys, which are deserialized as such.
+evaluation keys, which are read as such, and only by a process of their own that may die of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 from torusformer import ArtifactError
-from torusformer.fhe_compile.circuit.backend import fhe
 from torusformer.fhe_compile.circuit.circuit import ONLY
-from torusformer.fhe_compile.deployment.archives import SERVER
+from torusformer.fhe_compile.deployment.archives import LIBRARY, SERVER, read_archive
 from torusformer.fhe_compile.deployment.interface import Interface
-from torusformer.serving.messages import decode, digest, pack, read_values, unpack
+from torusformer.serving.declared import check_evaluation_keys, check_value
+from torusformer.serving.messages import digest, pack, unpack
+from torusformer.serving.process import Process
 
 Agreed = TypeVar("Agreed", bound=Interface)
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationKeys:
-    """A client's keys, read once, and what tells them from others."""
+    """A client's keys, read once, in a process of their own, and what tells them from others."""
 
     key_id: str
-    inner: Any
+    process: Process
+
+    def close(self) -> None:
+        """End the process; without this, it ends with the last reference to the keys."""
+        self.process.close()
 
 
 class Evaluator(Generic[Agreed]):
-    """Runs the functions of one deployment on ciphertexts."""
+    """Runs the functions of one deployment on ciphertexts.
 
-    def __init__(self, kind: type[Agreed], folder: str | Path) -> None:
-        self.interface = kind.load(Path(folder), SERVER)
-        self._inner = fhe.Server.load(Path(folder) / SERVER)
+    With `trust`, a public key, the deployment has to be signed with it.
+    """
+
+    def __init__(
+        self,
+        kind: type[Agreed],
+        folder: str | Path,
+        trust: str | Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.folder, self._threads = Path(folder), threads
+        self.interface = kind.load(self.folder, SERVER, None if trust is None else Path(trust))
+        self._open: weakref.WeakSet[Process] = weakref.WeakSet()
 
     def load_keys(self, evaluation_keys: bytes) -> EvaluationKeys:
         """Evaluation keys to hand over several times: reading them takes seconds."""
-        (part,) = unpack("evaluation keys", self.interface.circuit_id, evaluation_keys)
-        inner = decode("evaluation keys", fhe.EvaluationKeys.deserialize, part)
-        return EvaluationKeys(digest(evaluation_keys), inner)
+        keys = self.start_keys(evaluation_keys)
+        try:
+            keys.process.receive()
+        except BaseException:
+            keys.close()
+            raise
+        return keys
 
-    def _run(
-        self, function: str, values: Mapping[str, fhe.Value], keys: EvaluationKeys
-    ) -> dict[str, fhe.Value]:
-        """All that a function gives, by name, of those values that it takes."""
-        ports = self.interface.functions[function]
-        arguments = [values[encoded.port.name] for encoded in ports.inputs]
-        results = self._inner.run(*arguments, evaluation_keys=keys.inner, function_name=function)
-        results = results if isinstance(results, tuple) else (results,)
-        names = [encoded.port.name for encoded in ports.outputs]
+    def start_keys(self, evaluation_keys: bytes, what: str = "") -> EvaluationKeys:
+        """As `load_keys`, but its process is still to say (`receive`) that it has read them."""
+        (part,) = self._one(unpack("evaluation keys", self._circuit_id, evaluation_keys))
+        check_evaluation_keys(part, self.interface.specification.keyset)
+        files = read_archive(self.folder / SERVER, self._circuit_id, *LIBRARY)
+        key_id = digest(evaluation_keys)
+        process = Process(what or f"the process with the keys {key_id[:12]}", self._threads)
+        self._open.add(process)
+        process.load(files, part)
+        return EvaluationKeys(key_id, process)
+
+    def close(self) -> None:
+        """End the processes of all keys that were loaded here."""
+        for process in list(self._open):
+            process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _circuit_id(self) -> str:
+        return self.interface.circuit_id
+
+    @staticmethod
+    def _one(parts: list[bytes]) -> list[bytes]:
+        if len(parts) != 1:
+            raise ArtifactError(
+                f"the message holds {len(parts)} sets of evaluation keys, not one; make it again"
+            )
+        return parts
+
+    def _arguments(self, function: str, values: Mapping[str, bytes]) -> list[bytes]:
+        """Serialized ciphertexts in the order in which a function takes them, each checked."""
+        gates = self.interface.specification.functions[function].inputs
+        names = [encoded.port.name for encoded in self.interface.functions[function].inputs]
+        for name, gate in zip(names, gates, strict=True):
+            check_value("inputs", values[name], gate)
+        return [values[name] for name in names]
+
+    def _named(self, function: str, results: Sequence[bytes]) -> dict[str, bytes]:
+        """All that a function gave, by name."""
+        names = [encoded.port.name for encoded in self.interface.functions[function].outputs]
         # Behind the outputs are, perhaps, inputs that nothing reads.
         return dict(zip(names, results, strict=False))
+
+    def _run(
+        self, function: str, values: Mapping[str, bytes], keys: EvaluationKeys
+    ) -> dict[str, bytes]:
+        """All that a function gives, by name, of those values that it takes."""
+        return self._named(function, keys.process.ask(function, self._arguments(function, values)))
 
 
 class Server(Evaluator[Interface]):
     """Runs one deployment's circuit on what clients send."""
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(Interface, folder)
+    def __init__(
+        self, folder: str | Path, trust: str | Path | None = None, threads: int | None = None
+    ) -> None:
+        super().__init__(Interface, folder, trust, threads)
 
     def run(self, inputs: bytes, evaluation_keys: bytes | EvaluationKeys) -> bytes:
         """The circuit on a client's message; keys as bytes or from `load_keys`."""
-        parts, ports = unpack("inputs", self.interface.circuit_id, inputs), self.interface.inputs
+        arguments = self.arguments(inputs)
+        if isinstance(evaluation_keys, EvaluationKeys):
+            return self.answer(evaluation_keys.process.ask(ONLY, arguments))
+        keys = self.load_keys(evaluation_keys)
+        try:
+            return self.answer(keys.process.ask(ONLY, arguments))
+        finally:
+            keys.close()
+
+    def arguments(self, inputs: bytes) -> list[bytes]:
+        """The ciphertexts of a client's message, each checked."""
+        parts, ports = unpack("inputs", self._circuit_id, inputs), self.interface.inputs
         if len(parts) != len(ports):
             raise ArtifactError(
                 f"the message holds {len(parts)} inputs, the circuit takes {len(ports)}"
             )
-        if isinstance(evaluation_keys, bytes):
-            evaluation_keys = self.load_keys(evaluation_keys)
         names = [encoded.port.name for encoded in ports]
-        values = dict(zip(names, read_values("inputs", parts), strict=True))
-        given = self._run(ONLY, values, evaluation_keys)
-        answer = [value.serialize() for value in given.values()]
-        return pack("outputs", self.interface.circuit_id, answer)
+        return self._arguments(ONLY, dict(zip(names, parts, strict=True)))
+
+    def answer(self, results: Sequence[bytes]) -> bytes:
+        """The message with what the circuit gave."""
+        return pack("outputs", self._circuit_id, [*self._named(ONLY, results).values()])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torusformer import InputError
+from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.decoding.names import (
     LOGITS,
     NEXT,
@@ -31,7 +31,7 @@ from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.serving.cache import EncryptedCache
 from torusformer.serving.client import KeyHolder
-from torusformer.serving.messages import pack, read_head, read_values, unpack
+from torusformer.serving.messages import pack, read_head, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class Written:
 class Writer(KeyHolder[DecoderInterface]):
     """Sends prompts to a decoder and reads what it writes."""
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(DecoderInterface, folder)
+    def __init__(self, folder: str | Path, trust: str | Path | None = None) -> None:
+        super().__init__(DecoderInterface, folder, trust)
 
     def noise(
         self, temperature: float = 0.0, generator: np.random.Generator | None = None
@@ -80,12 +80,24 @@ class Writer(KeyHolder[DecoderInterface]):
 
     def read(self, answer: bytes) -> Written:
         """The server's answer to one step."""
-        head, *parts = unpack("outputs", self.interface.circuit_id, answer)
-        about = read_head("outputs", head, "position", "names")
-        values = dict(zip(about["names"], read_values("outputs", parts), strict=True))
-        found = self._decrypted(step_name(int(about["position"])), values)
+        about, parts = read_head(
+            "outputs",
+            unpack("outputs", self.interface.circuit_id, answer),
+            position=int,
+            names=list,
+        )
+        position, names = about["position"], about["names"]
+        if position >= self.interface.context or len(parts) != len(names):
+            raise ArtifactError(
+                f"the answer is to step {position} with {len(names)} of {len(parts)} ciphertexts "
+                f"named; send the request again"
+            )
+        expected = [NEXT if self.interface.picks else LOGITS]
+        if names != expected:
+            raise ArtifactError(f"the answer is not {expected[0]} alone; send the request again")
+        found = self._decrypted(step_name(position), dict(zip(names, parts, strict=True)))
         token = int(found[NEXT].argmax()) if NEXT in found else None
-        return Written(int(about["position"]), token, found.get(LOGITS))
+        return Written(position, token, found.get(LOGITS))
 
     def pick(self, written: Written, noise: IntArray) -> int:
         """The token that the server picked, or would have picked of these logits and this noise."""
@@ -98,10 +110,14 @@ class Writer(KeyHolder[DecoderInterface]):
     def reveal(self, cache: bytes) -> dict[str, IntArray]:
         """What a server's cache holds, by name: for whoever has the key and wants to check it."""
         held = EncryptedCache.from_bytes(cache, self.interface.circuit_id)
-        return {
-            name: self._decrypted(step_name(int(name.rsplit(".", 1)[1])), {name: value})[name]
-            for name, value in held.entries.items()
-        }
+        found = {}
+        for name, value in held.entries.items():
+            function = f"step{name.rpartition('.')[2]}"  # of the position that gave it
+            given = function in self.interface.functions
+            found.update(self._decrypted(function, {name: value}) if given else {})
+            if name not in found:
+                raise ArtifactError(f"the cache holds {name!r}, which no step gives; prefill again")
+        return found
 
     def _message(self, parts: Sequence[bytes], tokens: int, noises: int) -> bytes:
         about = {"key_id": self.key_id, "tokens": tokens, "noises": noises}
@@ -112,7 +128,7 @@ class Writer(KeyHolder[DecoderInterface]):
         return part
 
 
-def check_prompt(tokens: Sequence[int], steps: int, context: int) -> None:
+def check_prompt(tokens: Sequence[object], steps: int, context: int) -> None:
     """Refuse an empty prompt, one that is too long, and more steps than the context has."""
     if not tokens:
         raise InputError("the prompt holds no token; every text begins with the mark, token 0")

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.decoding.loop import Run, write
 from torusformer.fhe_compile.decoding.names import LOGITS, NEXT
 from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.serving.cache import EncryptedCache
-from torusformer.serving.messages import pack, read_head, read_values, unpack
+from torusformer.serving.messages import pack, read_head, unpack
 from torusformer.serving.server import EvaluationKeys, Evaluator
 from torusformer.serving.writer import check_prompt
 
@@ -28,28 +27,34 @@ class Prompt:
     """Ciphertexts of the tokens of a prompt and of the noise of the steps to come."""
 
     key_id: str
-    tokens: tuple[Any, ...]
-    noises: tuple[Any, ...]
+    tokens: tuple[bytes, ...]
+    noises: tuple[bytes, ...]
 
 
 class WritingServer(Evaluator[DecoderInterface]):
     """Runs one decoder on what clients send."""
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(DecoderInterface, folder)
+    def __init__(
+        self, folder: str | Path, trust: str | Path | None = None, threads: int | None = None
+    ) -> None:
+        super().__init__(DecoderInterface, folder, trust, threads)
 
     def open(self, message: bytes) -> Prompt:
         """A client's message, checked but not computed on."""
-        head, *parts = unpack("prompt", self.interface.circuit_id, message)
-        about = read_head("prompt", head, "key_id", "tokens", "noises")
-        tokens, noises = int(about["tokens"]), int(about["noises"])
+        about, parts = read_head(
+            "prompt",
+            unpack("prompt", self.interface.circuit_id, message),
+            key_id=str,
+            tokens=int,
+            noises=int,
+        )
+        tokens, noises = about["tokens"], about["noises"]
         if len(parts) != tokens + noises:
             raise ArtifactError(
                 f"the prompt holds {len(parts)} ciphertexts, not {tokens} tokens and {noises} "
                 "noises; send it again"
             )
-        values = read_values("prompt", parts)
-        return Prompt(str(about["key_id"]), tuple(values[:tokens]), tuple(values[tokens:]))
+        return Prompt(about["key_id"], tuple(parts[:tokens]), tuple(parts[tokens:]))
 
     def prefill(self, prompt: Prompt, keys: EvaluationKeys) -> EncryptedCache:
         """The cache of all tokens of a prompt but the last, which is the one to go on from."""
@@ -60,7 +65,11 @@ class WritingServer(Evaluator[DecoderInterface]):
         return cache.absorb(self._running(keys), prompt.tokens)
 
     def step(
-        self, cache: EncryptedCache, keys: EvaluationKeys, noise: Any = None, token: Any = None
+        self,
+        cache: EncryptedCache,
+        keys: EvaluationKeys,
+        noise: bytes | None = None,
+        token: bytes | None = None,
     ) -> tuple[bytes, EncryptedCache]:
         """The answer to the cache's next token, or to `token`, and the cache with it."""
         self._check(cache, keys)
@@ -73,7 +82,7 @@ class WritingServer(Evaluator[DecoderInterface]):
         given, new = cache.step(self._running(keys), noise)
         names = [name for name in (LOGITS, NEXT) if name in given]
         about = json.dumps({"position": cache.position, "names": names}).encode()
-        parts = [about, *(given[name].serialize() for name in names)]
+        parts = [about, *(given[name] for name in names)]
         return pack("outputs", self.interface.circuit_id, parts), new
 
     def write(
@@ -86,18 +95,25 @@ class WritingServer(Evaluator[DecoderInterface]):
         """
         prompt = self.open(message)
 
-        def step(cache: EncryptedCache, noise: Any) -> tuple[bytes, EncryptedCache]:
-            asked = self.open(ask()).tokens[0] if ask and cache.token is None else None
+        def step(cache: EncryptedCache, noise: bytes | None) -> tuple[bytes, EncryptedCache]:
+            asked = self._asked(ask()) if ask and cache.token is None else None
             return self.step(cache, keys, noise, asked)
 
-        noises: Iterable[Any] = prompt.noises if self.interface.picks else repeat(None)
+        noises: Iterable[bytes | None] = prompt.noises if self.interface.picks else repeat(None)
         return write(step, self.prefill(prompt, keys), noises)
+
+    def _asked(self, message: bytes) -> bytes:
+        """The token of a client's message with one."""
+        tokens = self.open(message).tokens
+        if len(tokens) != 1:
+            raise InputError(f"the client sent {len(tokens)} tokens for a step; it takes one")
+        return tokens[0]
 
     def _check(self, cache: EncryptedCache, keys: EvaluationKeys) -> None:
         cache.check(self.interface.circuit_id, keys.key_id, self.interface.context)
 
-    def _running(self, keys: EvaluationKeys) -> Run[Any]:
-        def run(function: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _running(self, keys: EvaluationKeys) -> Run[bytes]:
+        def run(function: str, values: Mapping[str, bytes]) -> Mapping[str, bytes]:
             taken = [encoded.port.name for encoded in self.interface.functions[function].inputs]
             if missing := [name for name in taken if name not in values]:
                 raise ArtifactError(f"the cache lacks {missing[0]!r} for {function}; prefill again")

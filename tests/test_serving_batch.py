@@ -40,7 +40,7 @@ def threads_of_a_run(deployment: Path, client: Client, keys: bytes) -> int:
     """Threads that a worker has once it has answered."""
     with Workers(deployment, keys, jobs=1) as workers:
         list(workers.run([client.encrypt(SAMPLES[0])]))
-        return len(list(Path(f"/proc/{workers._workers[0].process.pid}/task").iterdir()))
+        return len(list(Path(f"/proc/{workers._workers[0].process.inner.pid}/task").iterdir()))
 
 
 def test_two_workers_answer_three_requests_in_order(
@@ -53,7 +53,7 @@ def test_two_workers_answer_three_requests_in_order(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with Workers(deployment, keys, jobs=2) as workers:
         assert not list(tmp_path.iterdir())  # the file with the keys is gone
-        processes = [worker.process for worker in workers._workers]
+        processes = [worker.process.inner for worker in workers._workers]
         replies = list(workers.run(client.encrypt(q_x) for q_x in SAMPLES))
         again = list(workers.run([client.encrypt(SAMPLES[0])]))
     answers = [client.decrypt(reply.message)["logits"] for reply in [*replies, *again]]
@@ -61,7 +61,7 @@ def test_two_workers_answer_three_requests_in_order(
     assert [a.tolist() for a in answers] == [e.tolist() for e in expected]
     assert len({str(e) for e in expected}) == 3
     assert all(reply.seconds > 0 for reply in replies)
-    assert not any(process.is_alive() for process in processes)
+    assert not any(process.poll() is None for process in processes)
 
 
 def test_a_worker_computes_in_one_thread(
@@ -89,9 +89,9 @@ def test_a_worker_that_dies_is_missed(deployment: Path, client: Client, keys: by
     request = client.encrypt(SAMPLES[0])
     Server(deployment).run(request, keys)  # from here on Concrete listens to signals
     with Workers(deployment, keys, jobs=1) as workers:
-        process = workers._workers[0].process
+        process = workers._workers[0].process.inner
         process.kill()
-        process.join()
+        process.wait()
         with pytest.raises(WorkerError, match="worker 1 of 1 ended with exit code -9"):
             list(workers.run([request]))
 

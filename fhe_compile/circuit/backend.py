@@ -8,8 +8,9 @@ from typing import Any
 with warnings.catch_warnings():  # it declares its namespace with pkg_resources
     warnings.simplefilter("ignore")
     from concrete import fhe
-    from concrete.compiler import ClientProgram
+    from concrete.compiler import ClientProgram, ProgramInfo
     from concrete.fhe.compilation.module_compiler import FunctionDef, ModuleCompiler
+    from concrete.fhe.compilation.specs import ClientSpecs
     from concrete.fhe.compilation.wiring import Input, Output, Wire, Wired
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Output",
     "Wire",
     "Wired",
+    "client_for",
     "decrypt_output",
     "fhe",
 ]
@@ -31,3 +33,8 @@ def decrypt_output(client: fhe.Client, function: str, position: int, value: fhe.
     program = ClientProgram.create_encrypted(info, client.keys._keyset)
     circuit = program.get_client_circuit(function)
     return circuit.process_output(value._inner, position).to_py_val()
+
+
+def client_for(specification: str) -> fhe.Client:
+    """Whoever makes keys, encrypts and decrypts by a program's specification, which is JSON."""
+    return fhe.Client(ClientSpecs(ProgramInfo.deserialize(specification.encode())))

@@ -6,6 +6,7 @@
 | `server.zip` | server | the compiled circuit; its tables and weights are the model |
 | `interface.json` | both | ports (shape, bounds, scale, base, ...), labels, p_error, checksums |
 | `versions.json` | both | the releases that made it |
+| `manifest.json`, `manifest.sig` | both | checksums of the first three, signed |
 
 No file holds a secret key: the client makes its own.
 """
@@ -18,32 +19,38 @@ from pathlib import Path
 from typing import Any
 
 from torusformer.fhe_compile.circuit.circuit import Circuit, Module
-from torusformer.fhe_compile.deployment.archives import save_archives
+from torusformer.fhe_compile.deployment.archives import CLIENT, SERVER, save_archives
 from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.fhe_compile.deployment.interface import (
     FILE,
     FORMAT_VERSION,
     Interface,
-    ports_to_json,
 )
+from torusformer.fhe_compile.deployment.manifest import read_private_key, sign
+from torusformer.fhe_compile.deployment.ports import ports_to_json
 from torusformer.folders import output_folder
 
 
-def save_deployment(circuit: Circuit, folder: str | Path) -> None:
-    """Write the four files; all of them or, on an error, nothing."""
-    _save(Interface, circuit, _ports(circuit), folder)
+def save_deployment(circuit: Circuit, folder: str | Path, key: Path | None = None) -> None:
+    """Write the files; all of them or, on an error, nothing. `key` is a PEM file to sign with."""
+    _save(Interface, circuit, _ports(circuit), folder, key)
 
 
-def save_decoder_deployment(module: Module, folder: str | Path) -> None:
-    """Write the four files of a module of a decoder's functions; all of them or nothing."""
+def save_decoder_deployment(module: Module, folder: str | Path, key: Path | None = None) -> None:
+    """As `save_deployment`, of a module of a decoder's functions."""
     functions = {name: _ports(function) for name, function in module.functions.items()}
     first = next(iter(module.functions.values()))
-    _save(DecoderInterface, first, {"functions": functions}, folder)
+    _save(DecoderInterface, first, {"functions": functions}, folder, key)
 
 
 def _save(
-    kind: type[Interface], circuit: Circuit, ports: Mapping[str, Any], folder: str | Path
+    kind: type[Interface],
+    circuit: Circuit,
+    ports: Mapping[str, Any],
+    folder: str | Path,
+    key: Path | None,
 ) -> None:
+    signer = None if key is None else read_private_key(key)
     with output_folder(folder, kind.ARTEFACT) as new:
         interface = {
             "format": kind.FORMAT,
@@ -54,6 +61,8 @@ def _save(
             "sha256": save_archives(circuit.inner, new),
         }
         (new / FILE).write_text(json.dumps(interface) + "\n")
+        if signer is not None:
+            sign(new, (FILE, CLIENT, SERVER), signer)
 
 
 def _ports(circuit: Circuit) -> dict[str, Any]:

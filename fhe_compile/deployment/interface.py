@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from typing import Any, ClassVar, NoReturn, Self
 
 from torusformer import ArtifactError
 from torusformer.fhe_compile.circuit.circuit import ONLY
-from torusformer.fhe_compile.deployment.archives import SERVER, check_archive
-from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
+from torusformer.fhe_compile.deployment.archives import (
+    LIBRARY,
+    SERVER,
+    SPECIFICATION,
+    read_archive,
+    read_limited,
+)
+from torusformer.fhe_compile.deployment.manifest import check_signed, signed_checksums
+from torusformer.fhe_compile.deployment.ports import ports_from_json
+from torusformer.fhe_compile.deployment.specification import Specification
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort
 from torusformer.versions import check_versions, read_versions
 
 FILE, FORMAT_VERSION = "interface.json", 1
+_LIMIT = 2**28  # bytes of it
 BOUND_TO = ("torusformer", "concrete-python")  # another release may lay ciphertexts out otherwise
 
 
@@ -38,7 +46,7 @@ class FunctionPorts:
 class Interface:
     """What client and server agree on. `circuit_id` names what was compiled.
 
-    `p_error` is the chance that one of its bootstraps fails.
+    `p_error` is the chance that one of its bootstraps fails, `specification` Concrete's part of it.
     """
 
     ARTEFACT: ClassVar[str] = "deployment"
@@ -48,6 +56,7 @@ class Interface:
     metadata: Mapping[str, str]
     circuit_id: str
     p_error: float
+    specification: Specification
 
     @property
     def inputs(self) -> tuple[EncodedPort, ...]:
@@ -60,30 +69,47 @@ class Interface:
         return self.functions[ONLY].outputs
 
     @classmethod
-    def load(cls, folder: Path, archive: str) -> Self:
-        """Read a folder's interface; `archive`, one side's, has to be the one that it describes."""
+    def load(cls, folder: Path, archive: str, trust: Path | None = None) -> Self:
+        """Read a folder's interface; `archive`, one side's, has to be the one that it describes.
+
+        With `trust`, a public key, both have to be those that were signed with it.
+        """
         check_versions(read_versions(folder, cls.ARTEFACT), BOUND_TO, str(folder))
         path = folder / FILE
-        data = _read_json(path)
+        text = read_limited(path, _LIMIT)
+        signed = None if trust is None else signed_checksums(folder, trust)
+        if signed is not None:
+            check_signed(signed, path, text)
+        data = _read_json(path, text)
         try:
             if (data["format"], data["format_version"]) != (cls.FORMAT, FORMAT_VERSION):
                 raise ArtifactError(
-                    f"{path}: is {data['format']} version {data['format_version']}, this release "
-                    f"reads {cls.FORMAT} version {FORMAT_VERSION}; compile the program again"
+                    f"{path}: is {data['format']!s:.40} version {data['format_version']!s:.9}, "
+                    f"this release reads {cls.FORMAT} version {FORMAT_VERSION}; compile the "
+                    f"program again"
                 )
+            specification = _specification(folder / archive, data["sha256"][archive], signed)
             interface = cls(
-                {name: _ports_from_json(ports) for name, ports in cls.listed(data).items()},
-                data["metadata"],
-                data["sha256"][SERVER],
-                float(data["p_error"]),
+                _functions(cls.listed(data), specification),
+                _texts(data["metadata"]),
+                _checksum(data["sha256"][SERVER]),
+                _probability(data["p_error"]),
+                specification,
             )
-            expected = data["sha256"][archive]
-        except (KeyError, TypeError, ValueError) as error:
+            interface.check()
+        except KeyError as error:
+            raise ArtifactError(f"{path}: lacks {error}; compile the program again") from error
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, ArtifactError):
                 raise
-            raise ArtifactError(f"{path}: lacks {error}; compile the program again") from error
-        check_archive(folder / archive, expected)
+            raise ArtifactError(
+                f"{path}: not an interface of ours, it has {error}; compile the program again"
+            ) from error
         return interface
+
+    def check(self) -> None:
+        """ValueError or KeyError where what was read belongs to no deployment of this kind."""
+        self.functions[ONLY]
 
     @classmethod
     def listed(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -91,59 +117,61 @@ class Interface:
         return {ONLY: data}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{path.parent}: has no {path.name}; copy it from where it was compiled"
-        ) from error
-    except ValueError as error:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: truncated or not JSON; compile the program again") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{path}: not an interface of ours; compile the program again")
     return data
 
 
-def ports_to_json(
-    inputs: Sequence[EncodedPort], outputs: Sequence[EncodedPort]
-) -> dict[str, list[dict[str, Any]]]:
-    """Ports of one function and how each is encrypted, ready for JSON."""
-    return {"inputs": [*map(_to_json, inputs)], "outputs": [*map(_to_json, outputs)]}
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
-def _to_json(encoded: EncodedPort) -> dict[str, Any]:
+def _specification(file: Path, expected: Any, signed: Mapping[str, str] | None) -> Specification:
+    """Of an archive; a server's runs by a copy, which has to say the same."""
+    wanted = (SPECIFICATION, LIBRARY[1]) if file.name == SERVER else (SPECIFICATION,)
+    if signed is not None and expected != signed.get(file.name):
+        raise ArtifactError(
+            f"{file}: is not the one that the manifest was signed for; get the deployment from "
+            f"whom you trust"
+        )
+    read = [
+        Specification.from_json(data, str(file))
+        for data in read_archive(file, _checksum(expected), *wanted).values()
+    ]
+    if any(other != read[0] for other in read):
+        raise ArtifactError(
+            f"{file}: says of its circuit two different things; compile the program again"
+        )
+    return read[0]
+
+
+def _functions(listed: Any, specification: Specification) -> dict[str, FunctionPorts]:
+    if not isinstance(listed, dict) or listed.keys() != specification.functions.keys():
+        raise ValueError(f"functions other than {', '.join(specification.functions)[:80]}")
     return {
-        **port_to_json(encoded.port),
-        "base": _smallest(encoded.base),
-        "bits": encoded.bits,
-        "shift": encoded.shift,
-        "parts": encoded.parts,
+        name: FunctionPorts(*ports_from_json(ports, specification.functions[name], len(listed) > 1))
+        for name, ports in listed.items()
     }
 
 
-def _smallest(base: np.ndarray) -> object:
-    base = np.asarray(base)
-    same = base.size > 0 and bool((base == base.flat[0]).all())
-    return int(base.flat[0]) if same else base.tolist()
+def _texts(data: Any) -> dict[str, str]:
+    if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
+        raise TypeError("metadata that is not text")
+    return data
 
 
-def _ports_from_json(data: Mapping[str, Any]) -> FunctionPorts:
-    return FunctionPorts(
-        *(
-            tuple(_from_json(i, port) for i, port in enumerate(data[side]))
-            for side in ("inputs", "outputs")
-        )
-    )
+def _checksum(data: Any) -> str:
+    if not isinstance(data, str) or not re.fullmatch("[0-9a-f]{64}", data):
+        raise ValueError("a checksum that is none")
+    return data
 
 
-def _from_json(index: int, data: dict[str, Any]) -> EncodedPort:
-    base = np.asarray(data["base"], dtype=np.int64)
-    return EncodedPort(
-        port_from_json(data),
-        index,
-        base,
-        int(data["bits"]),
-        int(data["shift"]),
-        parts=int(data["parts"]),
-    )
+def _probability(data: Any) -> float:
+    if type(data) not in (int, float) or not 0 < data < 1:
+        raise ValueError(f"p_error {str(data)[:40]}, which is no probability")
+    return float(data)

@@ -33,6 +33,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "--open-loop", action="store_true", help="of a decoder: the client picks each token"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY.pem", help="an Ed25519 private key to sign it with"
+    )
     add_p_error(parser)
     return parser
 
@@ -46,13 +49,14 @@ def run(args: argparse.Namespace) -> Outcome:
         return _compile_steps(args)
     refuse_open_loop(args)
     require_free(args.out, "deployment")
+    _refuse_bad_key(args.sign)
     p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
     prices = noted_prices("compile", p_error)
     made = plan(program, prices)  # what cannot be compiled is refused before the wait
     with Progress("compile"):
         circuit = compile_plan(made)
-        save_deployment(circuit, args.out)
+        save_deployment(circuit, args.out, args.sign)
     seconds, key_bytes = circuit.plan.predicted_seconds, circuit.key_bytes
     data = {
         "deployment": str(args.out),
@@ -76,6 +80,14 @@ def refuse_open_loop(args: argparse.Namespace) -> None:
         raise InputError(f"{args.program}: is no folder of a decoder; leave out --open-loop")
 
 
+def _refuse_bad_key(path: Path | None) -> None:
+    """Before the wait."""
+    from torusformer.fhe_compile.deployment.manifest import read_private_key
+
+    if path is not None:
+        read_private_key(path)
+
+
 def _compile_steps(args: argparse.Namespace) -> Outcome:
     """All steps of a decoder as one module."""
     from torusformer.fhe_compile.decoding.decoder import load_decoder
@@ -85,12 +97,13 @@ def _compile_steps(args: argparse.Namespace) -> Outcome:
     from torusformer.pipelines.writing import compile_decoder
 
     require_free(args.out, DecoderInterface.ARTEFACT)
+    _refuse_bad_key(args.sign)
     p_error = parse_p_error(args.p_error)
     decoder = load_decoder(args.program)
     if not args.open_loop:
         decoder = decoder.with_picking()
     module = compile_decoder(decoder, p_error)
-    save_decoder_deployment(module, args.out)
+    save_decoder_deployment(module, args.out, args.sign)
     plans = [f.plan for name, f in module.functions.items() if name.startswith("step")]
     seconds = [round(plan.predicted_seconds, 3) for plan in plans]
     data = {

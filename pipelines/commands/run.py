@@ -38,6 +38,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--program", type=Path, metavar="program.onnx")
     what.add_argument("--deployment", type=Path, metavar="DIR", help="client and server, encrypted")
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="KEY.pub",
+        help="with --deployment: refuse one that was not signed with this key",
+    )
     samples = parser.add_mutually_exclusive_group(required=True)
     samples.add_argument("--input", type=Path, metavar="FILE", help=".npy, or .npz by input name")
     samples.add_argument("--task", metavar="NAME", help="held-out samples of a task: digits")
@@ -75,6 +81,8 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(f"a deployment only executes; for --fhe {args.fhe} give --program")
     if args.jobs > 1 and not args.deployment:
         raise InputError(f"--jobs {args.jobs} shares out a deployment's work; give --deployment")
+    if args.trust and not args.deployment:
+        raise InputError("--trust is about a signed deployment; give --deployment")
     mode: Mode = "execute" if args.deployment else args.fhe or "disable"
     if args.faults and mode != "disable":
         raise InputError("--faults is a simulation in the clear; give --program and --fhe disable")
@@ -91,9 +99,9 @@ def run(args: argparse.Namespace) -> Outcome:
 
     model: Answerer
     if args.deployment and args.jobs > 1:
-        model = DeployedInParallel(args.deployment, args.jobs)
+        model = DeployedInParallel(args.deployment, args.jobs, args.trust)
     elif args.deployment:
-        model = Deployed(args.deployment)
+        model = Deployed(args.deployment, args.trust)
     else:
         program = load_program(args.program)
         if args.faults:

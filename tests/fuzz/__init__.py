@@ -1,0 +1,1 @@
+"""Hostile files and messages, drawn from a seed."""
