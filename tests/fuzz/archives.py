@@ -34,7 +34,7 @@ _NAMES = (
     "client.specs.json/",
     "CLIENT.SPECS.JSON",
     "client.specs.json\0x",
-    "",
+    " ",
     "é" * 300,
 )
 _VALUES: tuple[Any, ...] = (
