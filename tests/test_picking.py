@@ -94,7 +94,7 @@ def test_a_window_holds_what_can_be_largest():
     window = window_for(port)
     nats = (window.floor + np.array([0, window.levels << window.lsbs])) * STEP
     assert nats[0] == pytest.approx(-2.0)
-    assert nats[1] >= 4.4
+    assert nats[1] >= 3.7
 
 
 def test_greedy_is_one_shift_for_all():

@@ -43,11 +43,12 @@ from torusformer.fhe_compile.program.nodes import (
 from torusformer.fhe_compile.program.ports import quantize_array
 
 LAYER = "argmax"
-LOWEST, HIGHEST = -2.0, 4.4  # nats: where the largest of logits + noise is to lie
+# Nats: where the largest of logits + noise is to lie. One draw in a thousand has two of them above.
+LOWEST, HIGHEST = -2.0, 3.7
 NOISE_RANGE = (-2.0, 6.0)  # nats
 GREEDY = 2.0  # the noise that takes the likeliest token's logit to the middle of the window
 WINDOW_KEY = "window"
-LEVELS = 16
+LEVELS = 8  # differences of 0 to 7 have four bits
 TOP = 7.0  # nats: a little above the highest logit and the largest noise
 LEAST_RING = 20.0  # nats
 WIDEST_RING = 2**6  # integers: what a table of five bits reads
