@@ -1,0 +1,12 @@
+"""Hostile files and messages, drawn from a seed: `python -m tests.fuzz`, or `make fuzz`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.fuzz import json_files
+from tests.fuzz.case import Maker
+
+KINDS: Mapping[str, Maker] = {
+    "json": json_files.make,
+}
