@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Case:
-    """`run` either works or raises a TorusformerError; anything else, or more than 10 s, is a fault.
+    """`run` either works or raises a TorusformerError; anything else, or over 10 s, is a fault.
 
     It raises AssertionError where an accepted input is answered wrongly.
     """
