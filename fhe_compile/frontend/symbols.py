@@ -43,7 +43,7 @@ class Builder:
         """Append a node and return its value's name."""
         node = kind(f"v{self._emitted}", layer, inputs, **fields)
         self._emitted += 1
-        self.ranges[node.name] = node.bound([self.ranges[i] for i in inputs])
+        self.ranges[node.name] = node.reach([self.ranges[i] for i in inputs])
         self.nodes.append(node)
         return node.name
 
@@ -287,5 +287,8 @@ def squeezed(array: FloatArray) -> FloatArray:
 
 
 def compact(array: IntArray) -> IntArray:
-    """`squeezed` for integers."""
-    return squeezed(array.astype(np.float64)).astype(np.int64)
+    """`squeezed` for integers, of which none is like another."""
+    for axis in range(array.ndim):
+        if not varies(array, axis):
+            array = np.take(array, [0], axis=axis)
+    return array.reshape(()) if array.size == 1 else array

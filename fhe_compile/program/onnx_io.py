@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from torusformer import ArtifactError, __version__
+from torusformer import ArtifactError, BitWidthError, __version__
 from torusformer.fhe_compile.program.nodes import OPERATORS, Node, Program, Table
 from torusformer.fhe_compile.program.onnx_form import OnnxNode, OnnxReader, OnnxWriter
 from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
@@ -126,6 +126,8 @@ def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:
                 low = (index.lo + node.offset).min()
                 if low < 0 or (index.hi + node.offset).max() >= node.values.size:
                     raise ValueError(f"table {node.name} can be read outside its values")
+    except BitWidthError:
+        raise
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{source} is not a valid torusformer program ({error}); lower the QONNX file again"

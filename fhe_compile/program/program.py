@@ -63,7 +63,7 @@ class Program:
         """The proved interval of every value by name, inputs included."""
         ranges = {port.name: Interval.of(port) for port in self.inputs}
         for node in self.nodes:
-            found = node.bound([ranges[name] for name in node.inputs])
+            found = node.reach([ranges[name] for name in node.inputs])
             proved = self.proved.get(node.name)
             ranges[node.name] = found.within(proved) if proved is not None else found
         return ranges

@@ -3,16 +3,32 @@
 Interval arithmetic: exact for everything linear in independent inputs, for tables and for rounding;
 for a product it takes the four corners. Nothing is sampled, so a value outside its range cannot
 occur for any input inside the input ports' bounds. The rule of each operator is its `bound`, and
-`Program.ranges` has the intervals of all values.
+`Program.ranges` has the intervals of all values. Every integer is below 2^62 in magnitude, on the
+way to it too, so int64 holds it, and twice it: `Node.reach` and `Interval.of` refuse the others.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from torusformer import BitWidthError
 from torusformer.fhe_compile.program.port import IntArray, Port
+
+
+LIMIT_BITS = 62
+
+
+def refuse_large(place: str, largest: float) -> None:
+    """A BitWidthError where int64 might not hold what is computed of this magnitude."""
+    if largest >= 2**LIMIT_BITS:
+        bits = math.log2(largest)
+        raise BitWidthError(
+            f"{place} reaches 2^{bits:.4g}, and integers of a program stay below 2^{LIMIT_BITS}; "
+            "lower act_bit_width or weight_bit_width"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +45,7 @@ class Interval:
     @classmethod
     def of(cls, port: Port) -> Interval:
         """Of what comes in through a port."""
+        refuse_large(f"input {port.name!r}", max(abs(port.lo), abs(port.hi)))
         lo, hi = port.bounds
         return cls(lo, hi, port.one_hot)
 
@@ -36,6 +53,11 @@ class Interval:
         """What both allow."""
         one_hot = self.one_hot or other.one_hot
         return Interval(np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi), one_hot)
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return max((float(abs(end.astype(np.float64)).max(initial=0))) for end in (self.lo, self.hi))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from torusformer.fhe_compile.program.onnx_form import OnnxNode, OnnxWriter
 from torusformer.fhe_compile.program.port import IntArray
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, refuse_large
 
 Shape = tuple[int, ...]
 OPERATORS: dict[str, type[Node]] = {}  # by name, in the order of definition
@@ -87,7 +87,20 @@ class Node(ABC):
 
     @abstractmethod
     def bound(self, args: Sequence[Interval]) -> Interval:
-        """The range of the value, from those of the inputs."""
+        """The range of the value, from those of the inputs; of arrays of floats too."""
+
+    def peak(self, args: Sequence[Interval]) -> float:
+        """The largest magnitude met on the way to the value.
+
+        From both signs of the largest inputs, in floating point: there no two terms cancel.
+        """
+        most = [np.maximum(*(abs(end.astype(np.float64)) for end in (x.lo, x.hi))) for x in args]
+        return self.bound([Interval(-size, size) for size in most]).largest
+
+    def reach(self, args: Sequence[Interval]) -> Interval:
+        """`bound`, exactly: a BitWidthError where int64 may not hold what is computed."""
+        refuse_large(f"{self.layer}: {self.op} {self.name!r}", self.peak(args))
+        return self.bound(args)
 
     @abstractmethod
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:

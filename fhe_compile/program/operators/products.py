@@ -48,9 +48,19 @@ class MatMul(Expanded, TwoOperands, Node):
         return args[0] @ args[1]
 
     def bound(self, args: Sequence[Interval]) -> Interval:
-        """Each product of the sum from its own four corners: (..., M, K, N), summed over K."""
+        """Each product of the sum over K from its own four corners: (..., M, N), K times."""
         x, y = args
-        ends = [
-            a[..., :, :, None] * b[..., None, :, :] for a, b in product((x.lo, x.hi), (y.lo, y.hi))
-        ]
-        return Interval(np.minimum.reduce(ends).sum(axis=-2), np.maximum.reduce(ends).sum(axis=-2))
+        *batch, rows, count = x.shape
+        *other, inner, columns = y.shape
+        if count != inner:
+            raise ValueError(f"sums over {count} and over {inner}")
+        shape = (*np.broadcast_shapes(tuple(batch), tuple(other)), rows, columns)
+        lo, hi = (np.zeros(shape, x.lo.dtype) for _ in range(2))
+        for k in range(count):
+            ends = [
+                a[..., :, k, None] * b[..., k, None, :]
+                for a, b in product((x.lo, x.hi), (y.lo, y.hi))
+            ]
+            lo += np.minimum.reduce(ends)
+            hi += np.maximum.reduce(ends)
+        return Interval(lo, hi)

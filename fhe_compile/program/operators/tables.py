@@ -50,6 +50,11 @@ class Table(Node):
         inverse = inverse.ravel()
         return Interval(lo[inverse].reshape(x.shape), hi[inverse].reshape(x.shape))
 
+    def peak(self, args: Sequence[Interval]) -> float:
+        """Of the index or of what is looked up."""
+        entries = Interval(self.values, self.values).largest
+        return max(args[0].largest + Interval(self.offset, self.offset).largest, entries)
+
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:
         """A fresh result."""
         return 1.0
@@ -82,6 +87,10 @@ class Round(Monotone, Node):
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """Without its low bits."""
         return args[0] >> self.lsbs
+
+    def peak(self, args: Sequence[Interval]) -> float:
+        """Of the input."""
+        return args[0].largest
 
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:
         """As before; `Truncate` counts what the bootstraps add."""
