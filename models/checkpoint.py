@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torusformer import ArtifactError, InputError, __version__
+from torusformer.strict_json import read_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -39,8 +40,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; point at a folder that `train` wrote")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        settings = read_json(path)
+    except ValueError as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); write it again") from None
     if not isinstance(settings, dict) or "kind" not in settings or "version" not in settings:
         raise ArtifactError(f"{path} is no torusformer checkpoint: it lacks 'kind' or 'version'")

@@ -6,7 +6,6 @@ target to write into; it takes the target's name only when the block ends withou
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torusformer.errors import ArtifactError
+from torusformer.strict_json import read_json
 from torusformer.versions import FILE, write_versions
 
 
 def is_ours(folder: Path, artefact: str) -> bool:
     """Whether `folder` holds an `artefact` that torusformer wrote."""
     try:
-        record = json.loads((folder / FILE).read_text())
+        record = read_json(folder / FILE)
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and record.get("artefact") == artefact

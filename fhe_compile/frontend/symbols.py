@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Port
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import MAX_GIVEN, Interval, refuse_many
 
 FloatArray = NDArray[np.float64]
 
@@ -38,17 +38,22 @@ class Builder:
         self.tables: dict[str, list[Port]] = {}  # by token input, those that it looks up
         self.ranges: dict[str, Interval] = {}
         self._emitted = 0
+        self._room = MAX_GIVEN  # numbers that values may still have
 
     def emit(self, kind: type[Node], layer: str, inputs: tuple[str, ...], **fields: object) -> str:
         """Append a node and return its value's name."""
         node = kind(f"v{self._emitted}", layer, inputs, **fields)
         self._emitted += 1
-        self.ranges[node.name] = node.reach([self.ranges[i] for i in inputs])
+        found = node.reach([self.ranges[i] for i in inputs], self._room)
+        self._room -= found.lo.size
+        self.ranges[node.name] = found
         self.nodes.append(node)
         return node.name
 
     def add_input(self, port: Port) -> str:
         """Declare an input of the program."""
+        refuse_many(f"input {port.name!r}", math.prod(port.shape), self._room)
+        self._room -= math.prod(port.shape)
         self.inputs.append(port)
         self.ranges[port.name] = Interval.of(port)
         return port.name

@@ -19,6 +19,8 @@ from torusformer.fhe_compile.program.port import IntArray, Port
 
 
 LIMIT_BITS = 62
+MAX_NUMBERS = 2**24  # of all values of a program together, while it is rewritten
+MAX_GIVEN = 2**22  # of a program or graph from outside; a bootstrap each takes half a day
 
 
 def refuse_large(place: str, largest: float) -> None:
@@ -28,6 +30,15 @@ def refuse_large(place: str, largest: float) -> None:
         raise BitWidthError(
             f"{place} reaches 2^{bits:.4g}, and integers of a program stay below 2^{LIMIT_BITS}; "
             "lower act_bit_width or weight_bit_width"
+        )
+
+
+def refuse_many(place: str, count: int, room: int) -> None:
+    """A BitWidthError where a value has more numbers than there is room for."""
+    if count > room:
+        raise BitWidthError(
+            f"{place} has {count:,} numbers, there is room for {room:,} more; "
+            "lower the number of tokens or features"
         )
 
 
@@ -57,7 +68,9 @@ class Interval:
     @property
     def largest(self) -> float:
         """The largest magnitude."""
-        return max((float(abs(end.astype(np.float64)).max(initial=0))) for end in (self.lo, self.hi))
+        return max(
+            (float(abs(end.astype(np.float64)).max(initial=0))) for end in (self.lo, self.hi)
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

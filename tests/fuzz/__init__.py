@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import json_files
+from tests.fuzz import json_files, programs
 from tests.fuzz.case import Maker
 
 KINDS: Mapping[str, Maker] = {
     "json": json_files.make,
+    "programs": programs.make,
 }

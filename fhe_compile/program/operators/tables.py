@@ -33,6 +33,12 @@ class Table(Node):
     apart: bool = False
     onnx_op: ClassVar[str] = "Gather"
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of x; its shape stays."""
+        if np.broadcast_shapes(shapes[0], self.offset.shape) != shapes[0]:
+            raise ValueError(f"offsets {self.offset.shape} for {shapes[0]}")
+        return math.prod(shapes[0])
+
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """What is looked up."""
         return self.values[args[0] + self.offset]
@@ -74,6 +80,8 @@ class Table(Node):
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """Through Add."""
         index = found.part(1)
+        if found.clear(0).ndim != 1:
+            raise ValueError("a table that is not flat")
         return cls(found.name, found.layer, index.inputs[:1], index.clear(1), found.clear(0))
 
 
@@ -116,4 +124,4 @@ class Round(Monotone, Node):
             raise ValueError(f"division by {step}, not a power of two")
         high = found.part(0)
         high.part(1)
-        return cls(found.name, found.layer, high.inputs[:1], int(math.log2(step)))
+        return cls(found.name, found.layer, high.inputs[:1], step.bit_length() - 1)
