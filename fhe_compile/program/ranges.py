@@ -17,8 +17,8 @@ import numpy as np
 from torusformer import BitWidthError
 from torusformer.fhe_compile.program.port import IntArray, Port
 
-
 LIMIT_BITS = 62
+MAX_INDEX_BITS = 20  # of a table before passes narrow it; Concrete reads 16
 MAX_NUMBERS = 2**24  # of all values of a program together, while it is rewritten
 MAX_GIVEN = 2**22  # of a program or graph from outside; a bootstrap each takes half a day
 
@@ -31,6 +31,17 @@ def refuse_large(place: str, largest: float) -> None:
             f"{place} reaches 2^{bits:.4g}, and integers of a program stay below 2^{LIMIT_BITS}; "
             "lower act_bit_width or weight_bit_width"
         )
+
+
+def whole_numbers(layer: str, lo: int, hi: int) -> IntArray:
+    """lo to hi, each an entry of a table; a BitWidthError where no table is as long."""
+    bits = int(hi - lo).bit_length()
+    if bits > MAX_INDEX_BITS:
+        raise BitWidthError(
+            f"{layer}: a table's input needs {bits} bits, the limit is {MAX_INDEX_BITS}; "
+            "lower act_bit_width or weight_bit_width, or train with a smaller accumulator_bit_width"
+        )
+    return np.arange(lo, hi + 1)
 
 
 def refuse_many(place: str, count: int, room: int) -> None:
