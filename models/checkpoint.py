@@ -75,6 +75,9 @@ def load_folder(
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or foreign ({error}); write it again") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ArtifactError(f"{path}: {name} holds NaN or infinity; train again")
     try:
         yield settings, weights
     except InputError as error:

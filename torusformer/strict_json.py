@@ -44,6 +44,14 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes())
 
 
+def parse_texts(text: str) -> tuple[str, ...]:
+    """A list of texts: labels; a ValueError for anything else."""
+    found = parse_json(text)
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise ValueError("no list of texts")
+    return tuple(found)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Port
-from torusformer.fhe_compile.program.ranges import MAX_GIVEN, Interval, refuse_many
+from torusformer.fhe_compile.program.ranges import LIMIT_BITS, MAX_GIVEN, Interval, refuse_many
 
 FloatArray = NDArray[np.float64]
+MAX_OPERATIONS = 256  # of one element-wise function
 
 
 class Builder:
@@ -57,6 +59,25 @@ class Builder:
         self.inputs.append(port)
         self.ranges[port.name] = Interval.of(port)
         return port.name
+
+
+def refuse_size(shape: tuple[int, ...], times: int = 1) -> None:
+    """A LoweringError for a tensor, or `times` of them, of more numbers than a graph may have."""
+    if math.prod(shape) * times > MAX_GIVEN:
+        raise LoweringError(
+            f"its result has {math.prod(shape) * times:,} numbers, the limit is {MAX_GIVEN:,}; "
+            "lower the number of tokens or features"
+        )
+
+
+def whole(array: np.ndarray) -> IntArray:
+    """Integers of rounded floats; a LoweringError where int64 does not hold them."""
+    if not (np.abs(array) < 2.0**LIMIT_BITS).all():
+        raise LoweringError(
+            f"an offset over its scale passes 2^{LIMIT_BITS}; calibrate the quantizer before "
+            "exporting"
+        )
+    return np.asarray(array).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +130,12 @@ class Affine:
     scale: FloatArray
     offset: FloatArray
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.offset).all()):
+            raise LoweringError("its scale or offset is no finite number; mend the constants")
+        if (self.scale == 0).any():
+            raise LoweringError("its scale is 0; calibrate the quantizer before exporting")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
@@ -126,6 +153,19 @@ class Pending:
     args: tuple[Symbol | None, ...]
     shape: tuple[int, ...]
     entries: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        refuse_size(self.shape)
+        if self.operations > MAX_OPERATIONS:
+            raise LoweringError(
+                f"an element-wise function of more than {MAX_OPERATIONS} operations; "
+                "add a QuantIdentity between them"
+            )
+
+    @cached_property
+    def operations(self) -> int:
+        """Of the whole expression, those that are shared as often as they are read."""
+        return 1 + sum(arg.operations for arg in self.args if isinstance(arg, Pending))
 
     def leaves(self) -> list[Affine | Clear]:
         """Every affine and constant operand below this expression, repeats included."""

@@ -109,6 +109,8 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
         for tensor in (*((attribute.t,) if attribute.HasField("t") else ()), *attribute.tensors):
             _within(f"attribute '{attribute.name}'", check_tensor, tensor)
     kinds, inputs, outputs = _signature(node, opset)
+    if not all(node.input[: inputs.start]):
+        raise ValueError("an operand that it needs has no name")
     for attribute in node.attribute:
         if kinds.get(attribute.name) != attribute.type:
             raise ValueError(f"attribute '{attribute.name}' is unknown or of another kind")
@@ -119,7 +121,7 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
 def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range, range]:
     """Kinds of attributes by name, how many inputs and how many outputs there can be."""
     if node.domain in QUANT_DOMAINS:
-        return _QUANT_ATTRIBUTES, range(1, 5), range(1, 2)
+        return _QUANT_ATTRIBUTES, range(4, 5), range(1, 2)
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
     found = _schema(node.op_type, opset)

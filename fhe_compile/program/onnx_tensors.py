@@ -1,4 +1,4 @@
-"""An ONNX tensor from outside in; whether its numbers are all there and no more, before any is read."""
+"""An ONNX tensor from outside in; refused before it is read unless it holds what it declares."""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ OPERATORS = (
     "Transpose", "Max", "Min", "OneHot", "TopK", "Squeeze", "Unsqueeze", "ReduceSum", "ReduceMean",
     "Constant", "Relu", "Neg", "Pow", "Exp", "Log", "Sqrt", "Clip", "Split", "Shape", "Identity",
     "Cast", "Where", "ConstantOfShape", "Range", "Tile", "Pad", "Loop", "If", "Scan", "Softmax",
-    "RandomNormal", "NonZero", "EyeLike", "Resize", "Einsum", "Gemm", "BatchNormalization", "Flatten",
-    "LayerNormalization", "Dropout", "StringNormalizer", "Quant", "IntQuant", "Trunc", "Nonsense",
+    "RandomNormal", "NonZero", "EyeLike", "Resize", "Einsum", "Gemm", "BatchNormalization",
+    "Flatten",
+    "LayerNormalization", "Dropout", "StringNormalizer", "Quant", "IntQuant", "Trunc",
+    "Nonsense",
 )  # fmt: skip
 Mutation = Callable[[onnx.ModelProto, random.Random], str]
 
