@@ -17,7 +17,7 @@ SOURCE = \# Resolved by `make lock` from the dependencies in pyproject.toml: sha
 	declared = [p[key] for key in ("requires-python", "dependencies", "optional-dependencies")]; \
 	print(hashlib.sha256(repr(declared).encode()).hexdigest())')
 
-.PHONY: help install lock is-locked demo test lint format bench notebooks clean
+.PHONY: help install lock is-locked demo test lint format fuzz bench notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -72,6 +72,9 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(STAMP) ## 20,000 hostile files and messages; CASES=n, KIND=name, SEED=n
+	@$(BIN)/python -m tests.fuzz --cases $(or $(CASES),20000) --seed $(or $(SEED),0) $(if $(KIND),--kind $(KIND))
 
 bench: $(STAMP) ## measure it all, about an hour: benchmarks/results.md; ONLY=part,part or QUICK=1 for less
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from torusformer import ArtifactError, InputError, __version__
+from torusformer.strict_json import read_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -39,8 +40,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; point at a folder that `train` wrote")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        settings = read_json(path)
+    except ValueError as error:
         raise ArtifactError(f"{path} is not readable JSON ({error}); write it again") from None
     if not isinstance(settings, dict) or "kind" not in settings or "version" not in settings:
         raise ArtifactError(f"{path} is no torusformer checkpoint: it lacks 'kind' or 'version'")
@@ -74,6 +75,9 @@ def load_folder(
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or foreign ({error}); write it again") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ArtifactError(f"{path}: {name} holds NaN or infinity; train again")
     try:
         yield settings, weights
     except InputError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torusformer import ArtifactError
 from torusformer.fhe_compile import Circuit, Port, Program, compile_program, interpret, plan
 from torusformer.fhe_compile.circuit.circuit import Mode
 from torusformer.fhe_compile.prices.cost import load_prices
@@ -24,6 +24,7 @@ from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
 from torusformer.pipelines.values import to_integers
 from torusformer.progress import Progress, track
 from torusformer.serving import Client, Server, Workers
+from torusformer.strict_json import parse_texts
 
 Integers = Mapping[str, IntArray]
 
@@ -82,6 +83,12 @@ class Answerer:
         self, inputs: tuple[Port, ...], outputs: tuple[Port, ...], about: Mapping[str, str]
     ) -> None:
         self.inputs, self.outputs, self.about = inputs, outputs, about
+        try:
+            self._labels = parse_texts(about.get("labels", "[]"))
+        except ValueError as error:
+            raise ArtifactError(
+                f"the program's labels are no list of texts ({error}); lower the QONNX file again"
+            ) from None
 
     def call(self, q_x: Integers) -> Integers:
         """One run on integers of the ports' shapes."""
@@ -108,8 +115,8 @@ class Answerer:
             return None
         (logits,) = reals.values()
         index = int(np.argmax(logits))
-        labels = json.loads(self.about.get("labels", "[]"))
-        return labels[index] if len(labels) == np.size(logits) else str(index)
+        named = len(self._labels) == np.size(logits)
+        return self._labels[index] if named else str(index)
 
 
 class InProcess(Answerer):

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from torusformer import ArtifactError
 from torusformer.folders import is_ours, output_folder, require_free
+from torusformer.strict_json import parse_json
 from torusformer.versions import RECORDED, check_versions, read_versions
 
 ASKED, JOURNAL, PROGRAMS = "search.json", "journal.jsonl", "programs"
@@ -64,7 +65,7 @@ def open_study(folder: Path) -> optuna.Study:
 
 def _check_same(path: Path, text: str, asked: Mapping[str, Any]) -> None:
     try:
-        before = dict(json.loads(text))
+        before = dict(parse_json(text))
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path / ASKED}: is damaged; give a new folder to --out") from error
     now = json.loads(json.dumps(dict(asked)))

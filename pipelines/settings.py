@@ -17,6 +17,7 @@ import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quant
 from torusformer import ArtifactError, InputError
 from torusformer.models import ModelConfig
 from torusformer.quantize import QuantConfig, TrainConfig
+from torusformer.strict_json import read_json
 
 PARTS = ("name", "model", "quant", "training")
 
@@ -91,7 +92,7 @@ class Settings:
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; give one of a tuning's configs/")
         try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            values = read_json(path)
             if not isinstance(values, dict):
                 raise InputError("it is no JSON object")
             return cls.from_dict(values)

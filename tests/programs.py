@@ -47,7 +47,7 @@ class Builder:
 
     def add(self, node: Node) -> str:
         self.nodes.append(node)
-        self.ranges[node.name] = node.bound([self.ranges[i] for i in node.inputs])
+        self.ranges[node.name] = node.reach([self.ranges[i] for i in node.inputs])
         return node.name
 
     def table(self, name: str, layer: str, x: str, function) -> str:

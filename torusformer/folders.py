@@ -8,13 +8,13 @@ killed process left beside it is removed, and what that one had moved away is pu
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torusformer.errors import ArtifactError
+from torusformer.strict_json import read_json
 from torusformer.versions import FILE, write_versions
 from torusformer.work import abandoned, work_folder
 
@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def is_ours(folder: Path, artefact: str) -> bool:
     """Whether `folder` holds an `artefact` that torusformer wrote."""
     try:
-        record = json.loads((folder / FILE).read_text())
+        record = read_json(folder / FILE)
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and record.get("artefact") == artefact

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torusformer import __version__
 from torusformer.errors import ArtifactError
+from torusformer.strict_json import read_json
 
 FILE = "versions.json"
 RECORDED = (
@@ -57,7 +58,7 @@ def read_versions(folder: Path, artefact: str) -> dict[str, str]:
             f"torusformer wrote"
         )
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         kind = record["artefact"]
         versions = {str(k): str(v) for k, v in record["versions"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -46,10 +46,12 @@ from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import IntArray, Port, Program, Reshape
 from torusformer.fhe_compile.program.onnx_io import load_program, save_program
 from torusformer.folders import output_folder
+from torusformer.strict_json import parse_texts, read_json
 from torusformer.versions import check_versions, read_versions
 
 FORMAT, FORMAT_VERSION = "torusformer-decoder", 1
 INDEX = "decoder.json"
+MAX_CONTEXT = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ class DecoderProgram:
     @property
     def labels(self) -> tuple[str, ...]:
         """The character of each token."""
-        return tuple(json.loads(self.metadata["labels"]))
+        return parse_texts(self.metadata["labels"])
 
     @property
     def window(self) -> Window:
@@ -166,12 +168,18 @@ def load_decoder(folder: Path) -> DecoderProgram:
         raise ArtifactError(f"{folder}: has no {INDEX}; give a decoder that `train` wrote")
     check_versions(read_versions(folder, "decoder"), ("torusformer",), str(folder))
     try:
-        index = json.loads(path.read_text())
+        index = read_json(path)
         known = index["format"], index["format_version"]
-        context, metadata = int(index["context"]), dict(index["metadata"])
-        window_of(metadata), json.loads(metadata["labels"])  # what a text cannot do without
+        context, metadata = index["context"], dict(index["metadata"])
+        if type(context) is not int or not 0 <= context <= MAX_CONTEXT:
+            raise ValueError(f"a context of {context!r}, the limit is {MAX_CONTEXT}")
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata are no texts")
+        window_of(metadata), parse_texts(metadata["labels"])  # what a text cannot do without
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: truncated or not JSON of ours; lower it again") from error
+        raise ArtifactError(
+            f"{path}: truncated or not JSON of ours ({error}); lower it again"
+        ) from error
     if known != (FORMAT, FORMAT_VERSION):
         raise ArtifactError(
             f"{path}: is {known[0]} version {known[1]}, this release reads {FORMAT} version "

@@ -41,6 +41,8 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
 )
 from torusformer.fhe_compile.program.ports import quantize_array
+from torusformer.fhe_compile.program.ranges import LIMIT_BITS
+from torusformer.strict_json import parse_json
 
 LAYER = "argmax"
 # Nats: where the largest of logits + noise is to lie. One draw in a thousand has two of them above.
@@ -160,8 +162,12 @@ def window_to_json(window: Window) -> str:
 
 
 def window_of(metadata: Mapping[str, str]) -> Window:
-    """Inverse of `window_to_json`."""
-    return Window(**json.loads(metadata[WINDOW_KEY]))
+    """Inverse of `window_to_json`; a KeyError, TypeError or ValueError for anything else."""
+    window = Window(**parse_json(metadata[WINDOW_KEY]))
+    sizes = (abs(window.floor), 2**LIMIT_BITS), (window.lsbs, LIMIT_BITS), (window.levels, 2**16)
+    if not all(type(n) is int and 0 <= n < limit for n, limit in sizes) or window.levels < 2:
+        raise ValueError(f"{window} tells no logits apart")
+    return window
 
 
 def draw_noise(

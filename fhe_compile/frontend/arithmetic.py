@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from torusformer.fhe_compile.frontend.symbols import (
     affine,
     broadcast_var,
     compact,
+    refuse_size,
     uniform,
+    whole,
 )
 from torusformer.fhe_compile.program.nodes import (
     Add,
@@ -78,17 +81,17 @@ def _integers(builder: Builder, layer: str, x: Affine, what: str) -> str:
             f"{what} has an offset that is no whole multiple of its quantizer's scale; "
             "quantize it after the bias is added"
         )
-    whole = compact(np.rint(shift).astype(np.int64))
-    return builder.emit(AddConst, layer, (x.var,), value=whole) if whole.any() else x.var
+    steps = compact(whole(np.rint(shift)))
+    return builder.emit(AddConst, layer, (x.var,), value=steps) if steps.any() else x.var
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
     """Small whole p, q with a * p = b * q everywhere, or None."""
     for p in range(1, _MAX_SCALE_RATIO + 1):
         q = a * p / b
-        whole = np.rint(q.flat[0])
-        if 1 <= whole <= _MAX_SCALE_RATIO and np.allclose(q, whole, rtol=1e-6, atol=0.0):
-            return p, int(whole)
+        near = np.rint(q.flat[0])
+        if 1 <= near <= _MAX_SCALE_RATIO and np.allclose(q, near, rtol=1e-6, atol=0.0):
+            return p, int(near)
     return None
 
 
@@ -110,8 +113,10 @@ def linear(builder: Builder, layer: str, x: Symbol, weight: Clear) -> Affine:
             "its weight has scales that differ along the summed axis; use one scale an output"
         )
     if np.any(weight.offset != 0):
-        zero = np.rint(weight.offset / weight.scale).astype(np.int64)
-        ints = weight.ints + zero
+        zero = weight.offset / weight.scale
+        if np.any(np.abs(zero - np.rint(zero)) > 1e-4):
+            raise LoweringError("its weight has a zero point that is no whole number; use 0")
+        ints = weight.ints + whole(np.rint(zero))
     else:
         ints = weight.ints
     var = builder.emit(Linear, layer, (x.var,), weight=ints)
@@ -161,6 +166,7 @@ def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Sy
     """Add, Sub, Mul or Div; stays affine where that costs no bootstrap."""
     op = proto.op_type
     shape = np.broadcast_shapes(x.shape, y.shape)
+    refuse_size(shape)
     if isinstance(x, Unquantized | Clear) and isinstance(y, Unquantized | Clear):
         return _input_by_constant(op, x, y)
     if isinstance(x, Unquantized) or isinstance(y, Unquantized):
@@ -199,7 +205,7 @@ def _input_by_constant(op: str, x: Unquantized | Clear, y: Unquantized | Clear) 
             raise LoweringError(
                 f"constant {op} graph input before its quantizer; quantize it first"
             )
-    if scale <= 0:
+    if not (scale > 0 and math.isfinite(scale) and math.isfinite(offset)):
         raise LoweringError("the graph input is scaled by a number that is not positive")
     return Unquantized(raw.name, raw.input_shape, scale, offset, raw.moves)
 
@@ -208,7 +214,7 @@ def _affine_by_constant(
     builder: Builder, layer: str, op: str, x: Affine, y: Clear, shape: tuple[int, ...]
 ) -> Affine | None:
     c = y.value.astype(np.float64)
-    if op in ("Mul", "Div") and (not np.all(np.isfinite(c)) or np.any(c == 0)):
+    if not np.all(np.isfinite(c)) or (op in ("Mul", "Div") and np.any(c == 0)):
         return None
     var = broadcast_var(builder, layer, x.var, shape)
     match op:

@@ -7,7 +7,8 @@ integer its operands can take. Channels with equal parameters share a column.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,7 +16,13 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from torusformer import LoweringError
-from torusformer.fhe_compile.frontend.symbols import Affine, Clear, Pending, Symbol
+from torusformer.fhe_compile.frontend.symbols import (
+    Affine,
+    Clear,
+    Pending,
+    Symbol,
+    refuse_size,
+)
 from torusformer.fhe_compile.program.nodes import IntArray
 
 # Operators that act on each element alone.
@@ -29,6 +36,42 @@ ELEMENTWISE = frozenset((
     "ThresholdedRelu", "Where", "Xor",
 ))
 # fmt: on
+# Others that are computed of constants; each gives no more numbers than it takes.
+_FOLDED = frozenset(
+    (
+        "ArgMax",
+        "ArgMin",
+        "CumSum",
+        "Gather",
+        "GatherElements",
+        "LayerNormalization",
+        "LogSoftmax",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ScatterElements",
+        "ScatterND",
+        "Size",
+        "Softmax",
+        "Trilu",
+    )
+)
+# What the reference implementation of ONNX raises for operands that it was not written for.
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _OPSET = 17
 
 
@@ -50,6 +93,7 @@ def _operator(node: bytes, types: tuple[int, ...]) -> ReferenceEvaluator:
 
 def apply(proto: onnx.NodeProto, args: list[np.ndarray | None]) -> np.ndarray:
     """One ONNX operator on arrays; `None` stands for an absent optional input."""
+    _refuse_growth(proto, args)
     bare = onnx.NodeProto()
     bare.CopyFrom(proto)
     bare.name = ""
@@ -58,9 +102,41 @@ def apply(proto: onnx.NodeProto, args: list[np.ndarray | None]) -> np.ndarray:
     bare.output.append("y")
     feeds = {f"x{i}": a for i, a in enumerate(args) if a is not None}
     types = tuple(helper.np_dtype_to_tensor_dtype(a.dtype) for a in feeds.values())
-    with np.errstate(all="ignore"):
-        (result,) = _operator(bare.SerializeToString(), types).run(None, feeds)
+    try:
+        with np.errstate(all="ignore"):
+            (result,) = _operator(bare.SerializeToString(), types).run(None, feeds)
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())[:120]
+        raise LoweringError(
+            f"ONNX computes no {proto.op_type} of these constants ({reason})"
+        ) from (None)
     return np.asarray(result)
+
+
+def _refuse_growth(proto: onnx.NodeProto, args: Sequence[np.ndarray | None]) -> None:
+    """A LoweringError before more is computed than a graph may hold, or what is not known."""
+    op, given = proto.op_type, [a for a in args if a is not None]
+    shapes = [a.shape for a in given]
+    if op in ELEMENTWISE:
+        refuse_size(np.broadcast_shapes(*shapes))
+    elif op in ("MatMul", "Gemm"):
+        refuse_size((max(1, given[0].size), *shapes[1][-1:]))
+    elif op == "ConstantOfShape":
+        refuse_size(tuple(int(n) for n in given[0].ravel()))
+    elif op == "Range" and all(a.size == 1 for a in given):
+        start, limit, step = (float(a.reshape(-1)[0]) for a in given)
+        if not step or not math.isfinite(count := (limit - start) / step):
+            raise LoweringError("a Range without end")
+        refuse_size((max(0, math.ceil(count)),))
+    elif op == "Tile" and given[1].size == given[0].ndim:
+        repeats = (int(n) for n in given[1].ravel())
+        refuse_size(tuple(n * m for n, m in zip(shapes[0], repeats, strict=True)))
+    elif op == "Concat":
+        refuse_size((sum(a.size for a in given),))
+    elif op not in _FOLDED:
+        raise LoweringError(
+            f"operator {op} is not supported on constants; export with constant folding"
+        )
 
 
 def varying_index(symbol: Pending | Affine, *others: np.ndarray) -> tuple[slice, ...]:

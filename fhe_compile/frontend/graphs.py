@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import onnx
 from onnx import numpy_helper
 
 from torusformer import LoweringError
+from torusformer.fhe_compile.program.onnx_tensors import MAX_RANK
+from torusformer.fhe_compile.program.ranges import MAX_GIVEN
 
 _HANDED_ON = frozenset({
     "Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
@@ -26,7 +29,7 @@ def layer_of(proto: onnx.NodeProto) -> str:
 
 def constant_of(attr: dict[str, Any]) -> np.ndarray:
     """The tensor of a Constant node with these attributes."""
-    if "value" in attr:
+    if isinstance(attr.get("value"), onnx.TensorProto):
         return numpy_helper.to_array(attr["value"])
     for key, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         if key in attr:
@@ -41,6 +44,10 @@ def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
     if sizes and sizes[0] == 0:
         sizes[0] = 1  # a free batch axis: a program answers one input
+    if len(sizes) > MAX_RANK or math.prod(sizes) > MAX_GIVEN:
+        raise LoweringError(
+            f"graph input '{value.name}' has sizes {sizes}, the limit is {MAX_GIVEN:,} numbers"
+        )
     if not sizes or any(n < 1 for n in sizes):
         raise LoweringError(
             f"graph input '{value.name}' has a free size {sizes}; export with fixed sizes, batch 1"
@@ -55,12 +62,12 @@ def table_lengths(graph: onnx.GraphProto, name: str) -> set[int]:
     derived, counts = {name}, set()
 
     def rows(value: str) -> int | None:
+        while value in made_by and made_by[value].op_type in ("Quant", "IntQuant", "Identity"):
+            value = made_by[value].input[0]
         if value not in made_by:
             return next(iter(tables.get(value, ())), None)
-        node = made_by[value]
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            return int(node.attribute[0].t.dims[0])
-        return rows(node.input[0]) if node.op_type in ("Quant", "IntQuant", "Identity") else None
+        given = [a.t.dims for a in made_by[value].attribute if a.HasField("t")]
+        return next(iter(given[0]), None) if given else None
 
     for node in graph.node:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0)

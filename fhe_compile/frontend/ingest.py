@@ -35,8 +35,8 @@ from torusformer.fhe_compile.frontend.symbols import (
 from torusformer.fhe_compile.frontend.token_ports import as_integers, join_tables
 from torusformer.fhe_compile.frontend.token_wise import Tokens, compute, token_input
 from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
+from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
-QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
     "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
@@ -78,7 +78,7 @@ class _Ingest:
                 ) from None
             except TorusformerError:
                 raise
-            except ValueError as error:
+            except (ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
                 raise LoweringError(
                     f"{layer} ({proto.op_type}): shapes do not fit ({error})"
                 ) from None
@@ -286,4 +286,10 @@ def ingest(
         LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
         BitWidthError: a table input over 16 bits.
     """
-    return _Ingest(model.graph, tokens).run(dict(metadata or {}))
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+            return _Ingest(model.graph, tokens).run(dict(metadata or {}))
+    except RecursionError:
+        raise LoweringError(
+            "the graph nests too many operations; add a QuantIdentity between them"
+        ) from None

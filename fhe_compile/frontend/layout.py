@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from torusformer import LoweringError
-from torusformer.fhe_compile.frontend.symbols import Affine, Builder, Clear, Movement, Symbol, moved
+from torusformer.fhe_compile.frontend.symbols import (
+    Affine,
+    Builder,
+    Clear,
+    Movement,
+    Symbol,
+    moved,
+    refuse_size,
+)
 from torusformer.fhe_compile.program.nodes import (
     Broadcast,
     Concat,
@@ -63,8 +71,12 @@ def slice_by(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Mo
 
 def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray) -> Movement:
     """Movement that picks `indices` along `axis`: slices joined, or one slice where it is one."""
-    flat = [int(i) % shape[axis] for i in np.atleast_1d(indices).ravel()]
     result = (*shape[:axis], *indices.shape, *shape[axis + 1 :])
+    refuse_size(result)
+    size = shape[axis]
+    if indices.dtype.kind not in "iu" or not ((indices >= -size) & (indices < size)).all():
+        raise LoweringError(f"indices beyond the {size} places of axis {axis}")
+    flat = [int(i) % size for i in np.atleast_1d(indices).ravel()]
 
     def emit(builder: Builder, var: str) -> str:
         runs: list[list[int]] = []
@@ -88,6 +100,8 @@ def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray
 def _clear_ints(symbol: Symbol | None, what: str) -> tuple[int, ...]:
     if not isinstance(symbol, Clear):
         raise LoweringError(f"its {what} must be a constant")
+    if symbol.value.dtype.kind not in "iu" or symbol.value.ndim > 1:
+        raise LoweringError(f"its {what} are no list of whole numbers")
     return tuple(int(v) for v in np.atleast_1d(symbol.value).ravel())
 
 
@@ -136,6 +150,9 @@ def layout_moves(
             return [transpose_by(layer, tuple(attr.get("perm", range(len(shape))[::-1])))]
         case "Expand":
             wanted = _clear_ints(args[1], "shape")
+            if any(n < 1 for n in wanted):
+                raise LoweringError(f"it spreads to {wanted}, sizes are from 1 up")
+            refuse_size(np.broadcast_shapes(shape, wanted))
             return [broadcast_by(layer, np.broadcast_shapes(shape, wanted))]
         case "Gather":
             indices = args[1]

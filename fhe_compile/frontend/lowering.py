@@ -12,6 +12,7 @@ from torusformer.fhe_compile.frontend.ingest import ingest
 from torusformer.fhe_compile.frontend.token_wise import TOKENS_KEY, Tokens, tokens_of
 from torusformer.fhe_compile.passes.expand import AT_LOWERING
 from torusformer.fhe_compile.program.nodes import Program
+from torusformer.fhe_compile.program.onnx_gate import check_model
 from torusformer.fhe_compile.program.onnx_io import load_model
 
 
@@ -34,7 +35,11 @@ def lower(
         LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
         BitWidthError: a table input over 16 bits.
     """
-    model = source if isinstance(source, onnx.ModelProto) else load_model(source)
+    if isinstance(source, onnx.ModelProto):
+        model = source
+        check_model(model, "the graph")
+    else:
+        model = load_model(source)
     way = tokens_of(tokens, model)
     if TOKENS_KEY in (metadata or {}):
         metadata = {**(metadata or {}), TOKENS_KEY: way}

@@ -28,10 +28,15 @@ from torusformer.fhe_compile.frontend.symbols import (
     broadcast_var,
     compact,
     moved,
+    refuse_size,
+    whole,
 )
 from torusformer.fhe_compile.program.nodes import Add, AddConst, IntArray, Port, Round, Scale, Table
+from torusformer.fhe_compile.program.ranges import LIMIT_BITS
 
 MAX_BITS = 16  # Concrete's widest table input
+MAX_QUANT_BITS = 32  # of weights and biases; float32 tells no more apart
+SCALES = 1e-30, 1e30
 MAX_PACKED_BITS = 8  # widest table over two packed operands
 _TIE_MARGIN = 0.01  # of one unit of the accumulator: far above float32's error, far below a half
 
@@ -60,7 +65,8 @@ class Quantizer:
     def integers(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> IntArray:
         """q for float32 x, with this quantizer's rounding and clipping."""
         ratio = x.astype(np.float32) / scale.astype(np.float32) + zero_point.astype(np.float32)
-        return np.clip(ROUNDING[self.rounding](ratio), self.qmin, self.qmax).astype(np.int64)
+        rounded = ROUNDING[self.rounding](ratio).astype(np.float64)  # float32 has no 2**31 - 1
+        return np.clip(rounded, self.qmin, self.qmax).astype(np.int64)
 
 
 def quantizer(
@@ -78,16 +84,26 @@ def quantizer(
         LoweringError: a scale that is not positive, a fractional or varying bit width, or an
             unknown rounding mode.
     """
-    bits = float(np.asarray(bit_width).reshape(-1)[0])
-    if np.any(np.asarray(bit_width) != bits) or bits != int(bits) or bits < 1:
-        raise LoweringError(f"bit width {np.asarray(bit_width).tolist()} is not one whole number")
-    if not np.all(np.isfinite(scale)) or np.any(scale <= 0):
-        raise LoweringError("its scale is not positive; calibrate the quantizer before exporting")
+    found = {float(bits) for bits in np.asarray(bit_width).flat}
+    if len(found) != 1 or not found <= set(range(1, MAX_QUANT_BITS + 1)):
+        raise LoweringError(
+            f"bit width {_few(found)} is not one whole number from 1 to {MAX_QUANT_BITS}"
+        )
+    if not np.size(scale) or not np.all((scale >= SCALES[0]) & (scale <= SCALES[1])):
+        raise LoweringError(
+            f"its scale is not positive, from {SCALES[0]} to {SCALES[1]}; calibrate the quantizer "
+            "before exporting"
+        )
+    if not np.size(zero_point) or not np.all(np.abs(zero_point) < 2.0**MAX_QUANT_BITS):
+        raise LoweringError(
+            f"its zero point is no number below 2^{MAX_QUANT_BITS}; calibrate the quantizer before "
+            "exporting"
+        )
     if rounding.upper() not in ROUNDING:
         raise LoweringError(
             f"rounding mode '{rounding}' is unknown; use one of {', '.join(ROUNDING)}"
         )
-    n = int(bits)
+    (n,) = map(int, found)
     qmin = -(2 ** (n - 1)) + int(narrow) if signed else 0
     qmax = 2 ** (n - 1) - 1 if signed else 2**n - 1 - int(narrow)
     return Quantizer(
@@ -97,6 +113,10 @@ def quantizer(
         qmax,
         rounding.upper(),
     )
+
+
+def _few(found: set[float]) -> list[float]:
+    return sorted(found)[:4]
 
 
 def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symbol:
@@ -113,7 +133,7 @@ def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symb
             return Affine(symbol.var, scale, symbol.offset)
         lsbs = _rounded_lsbs(builder, symbol, q)
         if lsbs is not None:
-            half = np.floor(symbol.offset / symbol.scale + 2.0 ** (lsbs - 1)).astype(np.int64)
+            half = whole(np.floor(symbol.offset / symbol.scale + 2.0 ** (lsbs - 1)))
             shifted = builder.emit(AddConst, layer, (symbol.var,), value=compact(half))
             return affine(builder.emit(Round, layer, (shifted,), lsbs=lsbs), symbol.shape, scale)
     return affine(_table(builder, layer, symbol, q), symbol.shape, scale, -q.zero_point * scale)
@@ -121,6 +141,8 @@ def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symb
 
 def _quantize_clear(symbol: Clear, q: Quantizer) -> Clear:
     x = symbol.value
+    if not np.isfinite(x).all():
+        raise LoweringError("it quantizes constants that are NaN or infinite; mend the weights")
     scale, zero = np.broadcast_to(q.scale, x.shape), np.broadcast_to(q.zero_point, x.shape)
     ints = q.integers(x, scale, zero)
     value = ((ints - zero) * scale).astype(np.float32)
@@ -190,6 +212,8 @@ def _rounded_lsbs(builder: Builder, x: Affine, q: Quantizer) -> int | None:
     if q.rounding != "ROUND" or np.any(q.zero_point != 0) or np.any(x.scale <= 0):
         return None
     exponents = np.log2(q.scale / x.scale)
+    if not np.all(np.abs(exponents) < LIMIT_BITS):
+        return None
     lsbs = int(np.rint(exponents.flat[0]))
     if lsbs < 1 or np.any(np.abs(exponents - lsbs) > 1e-5):
         return None
@@ -198,7 +222,7 @@ def _rounded_lsbs(builder: Builder, x: Affine, q: Quantizer) -> int | None:
     if np.any(fraction < _TIE_MARGIN) or np.any(fraction > 1 - _TIE_MARGIN):
         return None
     reach = builder.ranges[x.var]
-    half = np.floor(rest + 2.0 ** (lsbs - 1)).astype(np.int64)
+    half = whole(np.floor(rest + 2.0 ** (lsbs - 1)))
     if np.any((reach.lo + half) >> lsbs < q.qmin) or np.any((reach.hi + half) >> lsbs > q.qmax):
         return None
     return lsbs
@@ -227,6 +251,7 @@ def _table(builder: Builder, layer: str, x: Affine | Pending, q: Quantizer) -> s
     scale, zero = np.broadcast_to(q.scale, x.shape), np.broadcast_to(q.zero_point, x.shape)
     keep = varying_index(x, scale, zero)
     rank = len(x.shape)
+    refuse_size(scale[keep].shape, next(iter(integers.values())).size)
     grid = {name: v.reshape((-1,) + (1,) * rank) for name, v in integers.items()}
     real = np.asarray(evaluate(x, grid, x.shape, keep), np.float32)
     if np.isnan(real).any():
@@ -255,7 +280,6 @@ def _index(builder: Builder, layer: str, roots: list[str]) -> tuple[str, dict[st
     spans = [(int(builder.ranges[r].lo.min()), int(builder.ranges[r].hi.max())) for r in roots]
     (lo, hi) = spans[0]
     bits = max(1, (hi - lo).bit_length())
-    first = np.arange(lo, hi + 1)
     if len(roots) == 1:
         _check_width(
             layer,
@@ -263,7 +287,7 @@ def _index(builder: Builder, layer: str, roots: list[str]) -> tuple[str, dict[st
             MAX_BITS,
             "lower act_bit_width or weight_bit_width, or train with accumulator_bit_width=5",
         )
-        return roots[0], {roots[0]: first}, -lo
+        return roots[0], {roots[0]: np.arange(lo, hi + 1)}, -lo
     lo2, hi2 = spans[1]
     bits2 = max(1, (hi2 - lo2).bit_length())
     _check_width(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Port
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import LIMIT_BITS, MAX_GIVEN, Interval, refuse_many
 
 FloatArray = NDArray[np.float64]
+MAX_OPERATIONS = 256  # of one element-wise function
 
 
 class Builder:
@@ -38,20 +40,44 @@ class Builder:
         self.tables: dict[str, list[Port]] = {}  # by token input, those that it looks up
         self.ranges: dict[str, Interval] = {}
         self._emitted = 0
+        self._room = MAX_GIVEN  # numbers that values may still have
 
     def emit(self, kind: type[Node], layer: str, inputs: tuple[str, ...], **fields: object) -> str:
         """Append a node and return its value's name."""
         node = kind(f"v{self._emitted}", layer, inputs, **fields)
         self._emitted += 1
-        self.ranges[node.name] = node.bound([self.ranges[i] for i in inputs])
+        found = node.reach([self.ranges[i] for i in inputs], self._room)
+        self._room -= found.lo.size
+        self.ranges[node.name] = found
         self.nodes.append(node)
         return node.name
 
     def add_input(self, port: Port) -> str:
         """Declare an input of the program."""
+        refuse_many(f"input {port.name!r}", math.prod(port.shape), self._room)
+        self._room -= math.prod(port.shape)
         self.inputs.append(port)
         self.ranges[port.name] = Interval.of(port)
         return port.name
+
+
+def refuse_size(shape: tuple[int, ...], times: int = 1) -> None:
+    """A LoweringError for a tensor, or `times` of them, of more numbers than a graph may have."""
+    if math.prod(shape) * times > MAX_GIVEN:
+        raise LoweringError(
+            f"its result has {math.prod(shape) * times:,} numbers, the limit is {MAX_GIVEN:,}; "
+            "lower the number of tokens or features"
+        )
+
+
+def whole(array: np.ndarray) -> IntArray:
+    """Integers of rounded floats; a LoweringError where int64 does not hold them."""
+    if not (np.abs(array) < 2.0**LIMIT_BITS).all():
+        raise LoweringError(
+            f"an offset over its scale passes 2^{LIMIT_BITS}; calibrate the quantizer before "
+            "exporting"
+        )
+    return np.asarray(array).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +130,12 @@ class Affine:
     scale: FloatArray
     offset: FloatArray
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.offset).all()):
+            raise LoweringError("its scale or offset is no finite number; mend the constants")
+        if (self.scale == 0).any():
+            raise LoweringError("its scale is 0; calibrate the quantizer before exporting")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
@@ -121,6 +153,19 @@ class Pending:
     args: tuple[Symbol | None, ...]
     shape: tuple[int, ...]
     entries: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        refuse_size(self.shape)
+        if self.operations > MAX_OPERATIONS:
+            raise LoweringError(
+                f"an element-wise function of more than {MAX_OPERATIONS} operations; "
+                "add a QuantIdentity between them"
+            )
+
+    @cached_property
+    def operations(self) -> int:
+        """Of the whole expression, those that are shared as often as they are read."""
+        return 1 + sum(arg.operations for arg in self.args if isinstance(arg, Pending))
 
     def leaves(self) -> list[Affine | Clear]:
         """Every affine and constant operand below this expression, repeats included."""
@@ -287,5 +332,8 @@ def squeezed(array: FloatArray) -> FloatArray:
 
 
 def compact(array: IntArray) -> IntArray:
-    """`squeezed` for integers."""
-    return squeezed(array.astype(np.float64)).astype(np.int64)
+    """`squeezed` for integers, of which none is like another."""
+    for axis in range(array.ndim):
+        if not varies(array, axis):
+            array = np.take(array, [0], axis=axis)
+    return array.reshape(()) if array.size == 1 else array

@@ -24,6 +24,7 @@ from torusformer.fhe_compile.frontend.symbols import (
     Symbol,
     TokenInput,
     TokenWise,
+    refuse_size,
     uniform,
     without_copies,
 )
@@ -82,6 +83,8 @@ def compute(
     if proto.op_type == "Gather":
         return _rows(args[0], args[1], int(attr.get("axis", 0)))
     if proto.op_type in ELEMENTWISE:
+        shape = np.broadcast_shapes(*(a.shape for a in args if a is not None))
+        refuse_size(shape, source.vocabulary)
         positions = _shared_positions(args)
         if positions is None:
             return None
@@ -101,6 +104,7 @@ def _rows(table: Symbol | None, ids: Symbol | None, axis: int) -> TokenWise | No
     if not isinstance(table, Clear) or not isinstance(ids, TokenWise) or axis != 0:
         raise LoweringError("tokens look up rows of a constant table, nothing else")
     row = table.shape[1:]
+    refuse_size((*ids.shape, *row), table.shape[0])
     positions = np.broadcast_to(
         ids.positions.reshape(*ids.shape, *(1 for _ in row)), (*ids.shape, *row)
     )

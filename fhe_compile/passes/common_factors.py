@@ -24,7 +24,7 @@ from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.reindex import reindexed
 from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import AddConst, IntArray, Linear, Node, Program, Table
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 def remove_common_factors(program: Program, _: PassOptions | None = None) -> Program:
@@ -125,6 +125,6 @@ def _every(
     table: Table, source: str, factor: IntArray, shift: IntArray, lo: IntArray, hi: IntArray
 ) -> Table:
     """`table` read at factor * n + shift for n from `lo` to `hi`."""
-    n = np.arange(int(lo.min()), int(hi.max()) + 1)
+    n = whole_numbers(table.layer, int(lo.min()), int(hi.max()))
     values, starts = reindexed(table.values, n, factor, shift)
     return Table(table.name, table.layer, (source,), starts - n[0], values)

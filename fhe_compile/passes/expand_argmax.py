@@ -29,7 +29,7 @@ from torusformer.fhe_compile.program.nodes import (
     Sub,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 def expand_argmax(program: Program, _: PassOptions | None = None) -> Program:
@@ -59,7 +59,7 @@ class _Search:
         """In order; `furthest` is the lowest that a number can be below the maximum."""
         name, layer, count = self.name, self.layer, self.count
         best = self._tournament()
-        at_maximum = (np.arange(furthest, 1) == 0).astype(np.int64)
+        at_maximum = (whole_numbers(layer, furthest, 0) == 0).astype(np.int64)
         # Equal numbers before it, for one that is equal; more than none for any other.
         before = np.triu(np.ones((count, count), np.int64), 1) - np.eye(count, dtype=np.int64)
         first = (np.arange(count + 1) == 0).astype(np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.program.nodes import Add, Max, Node, Program, Sub, Table
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 def expand_max(program: Program, _: PassOptions | None = None) -> Program:
@@ -26,7 +26,7 @@ def expand_max(program: Program, _: PassOptions | None = None) -> Program:
         name, layer, (x, y) = node.name, node.layer, node.inputs
         lo = int((ranges[x].lo - ranges[y].hi).min())
         hi = int((ranges[x].hi - ranges[y].lo).max())
-        above = np.maximum(np.arange(lo, hi + 1), 0)
+        above = np.maximum(whole_numbers(layer, lo, hi), 0)
         nodes += [
             Sub(f"{name}.ahead", layer, (x, y)),
             Table(f"{name}.relu", layer, (f"{name}.ahead",), np.array(-lo), above),

@@ -26,7 +26,7 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Product:
 
     def square(self) -> list[Node]:
         """x² is a table of x."""
-        values = np.arange(self.x.lo, self.x.hi + 1) ** 2
+        values = whole_numbers(self.node.layer, self.x.lo, self.x.hi) ** 2
         return [self._table(self.node.name, self.x.name, self.x.lo, values)]
 
     def packing(self, terms: int) -> Packing | None:
@@ -166,7 +166,7 @@ class Product:
         minus = Sub(f"{name}.minus", layer, (left, right))
         ends = ((plus, x.lo + y.lo, x.hi + y.hi), (minus, x.lo - y.hi, x.hi - y.lo))
         squares = [
-            self._table(f"{side.name}_table", side.name, lo, np.arange(lo, hi + 1) ** 2 // 4)
+            self._table(f"{side.name}_table", side.name, lo, whole_numbers(layer, lo, hi) ** 2 // 4)
             for side, lo, hi in ends
         ]
         nodes += [plus, minus, *squares]
@@ -232,8 +232,8 @@ class Product:
         return [scaled, Add(f"{name}.pair", layer, (left, scaled.name))]
 
     def _every_pair(self) -> IntArray:
-        xs = np.arange(self.x.lo, self.x.hi + 1)
-        ys = np.arange(self.y.lo, self.y.hi + 1)
+        xs = whole_numbers(self.node.layer, self.x.lo, self.x.hi)
+        ys = whole_numbers(self.node.layer, self.y.lo, self.y.hi)
         return (ys[:, None] * xs).ravel()
 
     def _half_squares(self, e: int, terms: int) -> IntArray:
@@ -245,7 +245,7 @@ class Product:
         return total
 
     def _half_square(self, name: str, source: str, lo: int, hi: int, e: int) -> Table:
-        n = np.arange(lo, hi + 1)
+        n = whole_numbers(self.node.layer, lo, hi)
         return self._table(name, source, lo, n * (n + e) // 2)
 
     def _table(self, name: str, source: str, lo: int, values: IntArray) -> Table:

@@ -36,7 +36,7 @@ from torusformer.fhe_compile.program.nodes import (
     Sub,
     Table,
 )
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 def narrow_clips(program: Program, options: PassOptions) -> Program:
@@ -118,10 +118,10 @@ class _Clip:
         """In order; the last one has the name of the table."""
         table, name, layer = self.table, self.table.name, self.table.layer
         lowest = int(self.block.lo.min())
-        h = np.arange(lowest, int(self.block.hi.max()) + 1)
+        h = whole_numbers(layer, lowest, int(self.block.hi.max()))
         size = np.array(2**self.lsbs)
         start = int(self.level.lo.min())
-        levels = np.arange(start, int(self.level.hi.max()) + 1)
+        levels = whole_numbers(layer, start, int(self.level.hi.max()))
         index = (levels << self.coarse) + self.first
         values = table.values[np.clip(index, 0, len(table.values) - 1)]
         offset = np.broadcast_to(table.offset - self.first, self.index.shape)

@@ -26,7 +26,7 @@ from torusformer.fhe_compile.program.nodes import (
     Table,
     Transpose,
 )
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 
 
 def sink_rounds(program: Program, _: PassOptions | None = None) -> Program:
@@ -91,4 +91,4 @@ class _Sinking:
 def identity_table(name: str, source: str, layer: str, x: Interval) -> Table:
     """A table that gives back what it reads, the value `source` of range x."""
     lo, hi = int(x.lo.min()), int(x.hi.max())
-    return Table(name, layer, (source,), np.array(-lo), np.arange(lo, hi + 1))
+    return Table(name, layer, (source,), np.array(-lo), whole_numbers(layer, lo, hi))

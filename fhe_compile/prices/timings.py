@@ -7,7 +7,6 @@ parameters that were not measured takes the time of the most similar ones, in pr
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -21,6 +20,7 @@ import platformdirs
 
 from torusformer import ArtifactError, __version__
 from torusformer.fhe_compile.prices.parameters import KeySizes
+from torusformer.strict_json import parse_json
 
 FORMAT = "torusformer-prices"
 FORMAT_VERSION = 1
@@ -114,7 +114,7 @@ def read_timings(path: Path) -> Timings:
         raise ArtifactError(f"{path}: no such file; write one with torusformer calibrate --out")
     try:
         return parse_timings(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path}: is not a price list of this release; write one with torusformer "
             f"calibrate --out"
@@ -166,11 +166,13 @@ def _shipped() -> Timings:
 
 def parse_timings(text: str) -> Timings:
     """Inverse of `Timings.to_json`; a ValueError, KeyError or TypeError if it is something else."""
-    data = json.loads(text)
+    data = parse_json(text)
     if (data["format"], data["format_version"]) != (FORMAT, FORMAT_VERSION):
         raise ValueError(data["format_version"])
     measured = {}
     for row in data["bootstraps"]:
+        if not all(type(row[key]) is int and row[key] > 0 for key in row if key != "ms"):
+            raise ValueError(row)
         ms = float(row.pop("ms"))
         if not (ms > 0 and math.isfinite(ms)):
             raise ValueError(ms)

@@ -43,7 +43,11 @@ class OnnxReader:
     """The ONNX nodes of one graph; `claimed` are outputs that are part of another node's form."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.clear = {t.name: numpy_helper.to_array(t).astype(np.int64) for t in graph.initializer}
+        self.clear: dict[str, IntArray] = {}
+        for tensor in graph.initializer:
+            if tensor.data_type != onnx.TensorProto.INT64:
+                raise ValueError(f"tensor '{tensor.name}' is not of int64")
+            self.clear[tensor.name] = numpy_helper.to_array(tensor)
         self.made = {output: node for node in graph.node for output in node.output}
         self.claimed: set[str] = set()
 
@@ -65,13 +69,18 @@ class OnnxNode:
         """A clear input."""
         return self._reader.clear[self.inputs[position]]
 
-    def numbers(self, position: int) -> tuple[int, ...]:
-        """A clear input of one axis: a shape, or axes."""
-        return tuple(int(number) for number in self.clear(position))
+    def numbers(self, position: int, least: int = 0) -> tuple[int, ...]:
+        """A clear input of one axis: a shape, or axes; a ValueError for numbers under `least`."""
+        found = tuple(int(number) for number in self.clear(position))
+        if any(number < least for number in found):
+            raise ValueError(f"{found} where numbers from {least} up belong")
+        return found
 
     def attribute(self, name: str) -> Any:
         """Its value: an integer, a list, or an array."""
-        value = next(a for a in self._proto.attribute if a.name == name)
+        value = next((a for a in self._proto.attribute if a.name == name), None)
+        if value is None:
+            raise ValueError(f"{self.op} of {self.name} lacks {name}")
         found = helper.get_attribute_value(value)
         return numpy_helper.to_array(found) if isinstance(found, onnx.TensorProto) else found
 

@@ -16,16 +16,30 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from torusformer import ArtifactError, __version__
-from torusformer.fhe_compile.program.nodes import OPERATORS, Node, Program, Table
+from torusformer import ArtifactError, TorusformerError, __version__
+from torusformer.fhe_compile.program.nodes import (
+    OPERATORS,
+    AddConst,
+    ArgMax,
+    MatMul,
+    Node,
+    Program,
+    Scale,
+    Table,
+)
+from torusformer.fhe_compile.program.onnx_compare import first_difference
 from torusformer.fhe_compile.program.onnx_form import OnnxNode, OnnxReader, OnnxWriter
+from torusformer.fhe_compile.program.onnx_gate import check_model
 from torusformer.fhe_compile.program.port_json import port_from_json, port_to_json
+from torusformer.fhe_compile.program.ranges import MAX_GIVEN
+from torusformer.strict_json import parse_json
 from torusformer.versions import installed_versions
 
 FORMAT = "torusformer-program"
 FORMAT_VERSION = 1
 METADATA_KEY = "torusformer"
 OPSET = 17
+MAX_FILE = 1 << 30  # bytes
 
 
 def describe(program: Program) -> dict[str, Any]:
@@ -93,39 +107,22 @@ def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:
     Raises:
         ArtifactError: the model is foreign, altered, or of another format version.
     """
-    properties = {p.key: p.value for p in model.metadata_props}
+    check_model(model, source)
+    description = _description(model, source)
     try:
-        description = json.loads(properties[METADATA_KEY])
-        if description["format"] != FORMAT:
-            raise KeyError(METADATA_KEY)
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise ArtifactError(
-            f"{source} is not a torusformer program (no '{METADATA_KEY}' metadata); "
-            "make one with `torusformer lower FILE.qonnx.onnx --out program.onnx`"
-        ) from None
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{source} has program format {description.get('format_version')}, this installation "
-            f"reads {FORMAT_VERSION}; lower the QONNX file again"
+        inputs, outputs = (
+            tuple(port_from_json(port) for port in description[side])
+            for side in ("inputs", "outputs")
         )
-    try:
-        program = Program(
-            tuple(port_from_json(p) for p in description["inputs"]),
-            tuple(port_from_json(p) for p in description["outputs"]),
-            tuple(_read_nodes(model.graph)),
-            {str(k): str(v) for k, v in description["metadata"].items()},
-        )
-        ranges = program.ranges
-        for port in program.outputs:
-            found = ranges[port.name]
-            if found.shape != port.shape or found.lo.min() < port.lo or found.hi.max() > port.hi:
-                raise ValueError(f"output {port.name} does not match its description")
-        for node in program.nodes:
-            if isinstance(node, Table):
-                index = ranges[node.inputs[0]]
-                low = (index.lo + node.offset).min()
-                if low < 0 or (index.hi + node.offset).max() >= node.values.size:
-                    raise ValueError(f"table {node.name} can be read outside its values")
+        metadata = description["metadata"]
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata are no texts")
+        program = Program(inputs, outputs, tuple(_read_nodes(model.graph)), dict(metadata))
+        _check_values(program)
+        if difference := first_difference(model, to_onnx(program)):
+            raise ValueError(difference)
+    except TorusformerError:
+        raise
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{source} is not a valid torusformer program ({error}); lower the QONNX file again"
@@ -133,21 +130,75 @@ def from_onnx(model: onnx.ModelProto, source: str = "program") -> Program:
     return program
 
 
+def _description(model: onnx.ModelProto, source: str) -> dict[str, Any]:
+    """The metadata of ours; an ArtifactError where they are none."""
+    properties = {p.key: p.value for p in model.metadata_props}
+    if METADATA_KEY not in properties:
+        raise ArtifactError(
+            f"{source} is not a torusformer program (no '{METADATA_KEY}' metadata); "
+            "make one with `torusformer lower FILE.qonnx.onnx --out program.onnx`"
+        )
+    try:
+        description = parse_json(properties[METADATA_KEY])
+    except ValueError as error:
+        raise ArtifactError(
+            f"{source} is not a torusformer program (its metadata are no JSON of ours: {error}); "
+            "lower the QONNX file again"
+        ) from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{source} is not a torusformer program (of another format); lower the QONNX file again"
+        )
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{source} has program format {description.get('format_version')}, this installation "
+            f"reads {FORMAT_VERSION}; lower the QONNX file again"
+        )
+    return description
+
+
+def _check_values(program: Program) -> None:
+    """A ValueError where ports or tables are not what values are proved to need."""
+    if not program.inputs or not program.outputs:
+        raise ValueError("it has no input or no output")
+    ranges = program.prove(MAX_GIVEN)
+    for port in program.outputs:
+        found = ranges[port.name]
+        if found.shape != port.shape or found.lo.min() < port.lo or found.hi.max() > port.hi:
+            raise ValueError(f"output {port.name} does not match its description")
+        if port.one_hot and not found.one_hot:
+            raise ValueError(f"output {port.name} is not proved to be one-hot")
+    for node in program.nodes:
+        args = [ranges[name].shape for name in node.inputs]
+        if isinstance(node, AddConst | Scale) and ranges[node.name].shape != args[0]:
+            raise ValueError(f"{node.name} does not keep the shape {args[0]}")
+        if isinstance(node, ArgMax | MatMul) and min(map(len, args)) < 2:
+            raise ValueError(f"{node.name} reads a vector where a matrix belongs")
+        if isinstance(node, Table):
+            index = ranges[node.inputs[0]]
+            low = (index.lo + node.offset).min()
+            if low < 0 or (index.hi + node.offset).max() >= node.values.size:
+                raise ValueError(f"table {node.name} can be read outside its values")
+
+
 def load_model(path: str | Path) -> onnx.ModelProto:
-    """An ONNX file without external data.
+    """An ONNX file whose form was checked (`onnx_gate`).
 
     Raises:
-        ArtifactError: the file is missing, truncated, or not ONNX.
+        ArtifactError: the file is missing, truncated, not ONNX, or malformed.
     """
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist or is not a file")
+    if path.stat().st_size > MAX_FILE:
+        raise ArtifactError(f"{path} is larger than {MAX_FILE >> 20} MiB; lower a smaller model")
     try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError) as error:
+        model = onnx.ModelProto.FromString(path.read_bytes())
+    except DecodeError as error:
         raise ArtifactError(f"{path} is truncated or not an ONNX file ({error})") from None
     if not model.graph.node:
         raise ArtifactError(f"{path} is truncated or not an ONNX file (it holds no node)")
+    check_model(model, str(path))
     return model
 
 

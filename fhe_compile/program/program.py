@@ -21,13 +21,14 @@ from (`layer`, the tag under which bootstraps are counted). All arrays are int64
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from torusformer.fhe_compile.program.operators.base import Node
 from torusformer.fhe_compile.program.port import Port
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import MAX_NUMBERS, Interval, refuse_many
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,17 @@ class Program:
     @cached_property
     def ranges(self) -> Mapping[str, Interval]:
         """The proved interval of every value by name, inputs included."""
+        return self.prove(MAX_NUMBERS)
+
+    def prove(self, room: int) -> Mapping[str, Interval]:
+        """`ranges`; a BitWidthError where values have more numbers together than `room`."""
+        for port in self.inputs:
+            refuse_many(f"input {port.name!r}", math.prod(port.shape), room)
+            room -= math.prod(port.shape)
         ranges = {port.name: Interval.of(port) for port in self.inputs}
         for node in self.nodes:
-            found = node.bound([ranges[name] for name in node.inputs])
+            found = node.reach([ranges[name] for name in node.inputs], room)
+            room -= found.lo.size
             proved = self.proved.get(node.name)
             ranges[node.name] = found.within(proved) if proved is not None else found
         return ranges

@@ -20,7 +20,7 @@ import numpy as np
 
 from torusformer.fhe_compile.program.antiperiod import Fold, folded_tables, narrowest_fold
 from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
 from torusformer.fhe_compile.tfhe.tensor_ops import (
     AddClear,
@@ -133,6 +133,7 @@ class _Encoder:
         else:
             base, bits = table_base(x, offset)
             read = self._align(source, base, bits, node.layer, tag_of(node))
+        whole_numbers(node.layer, 0, 2**bits - 1)
         tables, mapping, base_out = tables_of(offset, values, x, self.ranges[out], base, bits)
         if len(tables) == 1 and (tables == tables[0, 0]).all():  # no table at all
             self.constant(node, base_out + tables[0, 0])
@@ -270,6 +271,15 @@ def round_base(x: Interval, lsbs: int) -> tuple[IntArray, int]:
     return base, bits
 
 
+def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Each row once, sorted, and which of them each is; numpy's own is slow for long rows."""
+    first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
+    order = sorted(first, key=lambda row: rows[first[row]].tolist())
+    place = {row: i for i, row in enumerate(order)}
+    found: IntArray = rows[[first[row] for row in order]]
+    return found, np.array([place[row.tobytes()] for row in rows])
+
+
 def tables_of(
     offset: IntArray, values: IntArray, x: Interval, out: Interval, base: IntArray, bits: int
 ) -> tuple[IntArray, Any, IntArray]:
@@ -286,6 +296,6 @@ def tables_of(
     if bits_for(out.hi.max() - out.lo.min()) == out.span_bits:
         low[:] = out.lo.min()  # no wider, and more tables are alike
     index = np.clip(starts[:, None] + np.arange(2**bits), first[:, None], last[:, None])
-    tables, row = np.unique(values[index] - low[:, None], axis=0, return_inverse=True)
-    mapping = row.ravel()[which].reshape(x.shape) if len(tables) > 1 else None
+    tables, row = distinct_rows(values[index] - low[:, None])
+    mapping = row[which].reshape(x.shape) if len(tables) > 1 else None
     return tables, mapping, low[which].reshape(x.shape)

@@ -118,7 +118,7 @@ class Estimate:
                     known[reader] = max(known.get(reader, nothing), found)
             elif isinstance(op, Truncate):
                 known = of_width[ROUNDING]
-                found = _Read(widths[i] + math.log2(self.noise[i]) / 2, i)
+                found = _Read(widths[i] + math.log2(max(1.0, self.noise[i])) / 2, i)
                 known["rounding"] = max(known.get("rounding", nothing), found)
         return dict(of_width)
 

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from torusformer import ArtifactError
+from torusformer import TorusformerError
 from torusformer.folders import output_file
 from torusformer.pipelines.console import Outcome, Subparsers, command
 
@@ -55,6 +55,6 @@ def _is_program(path: Path) -> bool:
 
     try:
         load_program(path)
-    except ArtifactError:
+    except TorusformerError:
         return False
     return True

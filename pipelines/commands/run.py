@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from torusformer import InputError
+from torusformer import ArtifactError, InputError
 from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
@@ -18,6 +18,7 @@ from torusformer.pipelines.console import (
     percent,
     positive,
 )
+from torusformer.strict_json import parse_json
 from torusformer.tables import table
 
 if TYPE_CHECKING:
@@ -136,18 +137,35 @@ def _held_out(args: argparse.Namespace, model: Answerer) -> tuple[list[Integers]
     if len(model.inputs) != 1:
         raise InputError(f"the program has {len(model.inputs)} inputs, not one; give --input")
     (port,) = model.inputs
-    patch = json.loads(model.about.get("patch", "null"))
+    patch = _patch(model.about.get("patch", "null"))
     if len(port.real_shape) not in (2, 3):
         raise InputError(
             f"the program takes {port.real_shape}, not (1, tokens, features) or ids (1, tokens); "
             "give --input"
         )
     shape = port.real_shape[1:]
-    task = load_task(args.task, args.data, patch=patch and tuple(patch), input_shape=shape)
+    task = load_task(args.task, args.data, patch=patch, input_shape=shape)
     if task.measure != "accuracy":
         raise InputError(f"the task {args.task} is for a model that writes; see generate")
     x, y = task.x_test[: args.count], task.y_test[: args.count]
     return [{port.name: q_x} for q_x in to_integers(port, x)], [task.labels[i] for i in y]
+
+
+def _patch(text: str) -> tuple[int, int] | None:
+    """Rows and columns of a token, from the program's metadata."""
+    try:
+        patch = parse_json(text)
+        if patch is None:
+            return None
+        rows, columns = patch
+        if not all(type(n) is int and 0 < n < 2**16 for n in patch):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ArtifactError(
+            f"the program cuts tokens as {shorten(text, 60)}, two whole numbers belong there; "
+            "lower the QONNX file again"
+        ) from None
+    return rows, columns
 
 
 def _outcome(

@@ -1,1 +1,17 @@
-"""Hostile files and messages, drawn from a seed."""
+"""Hostile files and messages, drawn from a seed: `python -m tests.fuzz`, or `make fuzz`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.fuzz import archives, graphs, json_files, messages, programs, samples
+from tests.fuzz.case import Maker
+
+KINDS: Mapping[str, Maker] = {
+    "archives": archives.make,
+    "graphs": graphs.make,
+    "json": json_files.make,
+    "messages": messages.make,
+    "programs": programs.make,
+    "samples": samples.make,
+}

@@ -7,6 +7,7 @@ one that lacks a rule is refused there.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,12 @@ import numpy as np
 
 from torusformer.fhe_compile.program.onnx_form import OnnxNode, OnnxWriter
 from torusformer.fhe_compile.program.port import IntArray
-from torusformer.fhe_compile.program.ranges import Interval
+from torusformer.fhe_compile.program.ranges import (
+    MAX_NUMBERS,
+    Interval,
+    refuse_large,
+    refuse_many,
+)
 
 Shape = tuple[int, ...]
 OPERATORS: dict[str, type[Node]] = {}  # by name, in the order of definition
@@ -87,7 +93,30 @@ class Node(ABC):
 
     @abstractmethod
     def bound(self, args: Sequence[Interval]) -> Interval:
-        """The range of the value, from those of the inputs."""
+        """The range of the value, from those of the inputs; of arrays of floats too."""
+
+    def peak(self, args: Sequence[Interval]) -> float:
+        """The largest magnitude met on the way to the value.
+
+        From both signs of the largest inputs, in floating point: there no two terms cancel.
+        """
+        most = [np.maximum(*(abs(end.astype(np.float64)) for end in (x.lo, x.hi))) for x in args]
+        return self.bound([Interval(-size, size) for size in most]).largest
+
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """How many numbers the value has at most; unless said, as many as the largest input."""
+        return max(map(math.prod, shapes))
+
+    def reach(self, args: Sequence[Interval], room: int = MAX_NUMBERS) -> Interval:
+        """`bound`, exactly.
+
+        Raises:
+            BitWidthError: int64 may not hold what is computed, or there are over `room` numbers.
+        """
+        place = f"{self.layer}: {self.op} {self.name!r}"
+        refuse_many(place, self.count([arg.shape for arg in args]), room)
+        refuse_large(place, self.peak(args))
+        return self.bound(args)
 
     @abstractmethod
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:

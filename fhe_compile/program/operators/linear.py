@@ -29,6 +29,13 @@ class Linear(ClearOperand, Node):
     onnx_op: ClassVar[str] = "MatMul"
     clear_field: ClassVar[str] = "weight"
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """A row of outputs for each row."""
+        rows, outputs = self.weight.shape
+        if shapes[0][-1:] != (rows,):
+            raise ValueError(f"{shapes[0]} times {self.weight.shape}")
+        return math.prod(shapes[0][:-1]) * outputs
+
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """The product."""
         return args[0] @ self.weight
@@ -168,4 +175,7 @@ class Sum(Monotone, Node):
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """ReduceSum with axes as an initializer."""
         keepdims = bool(found.attribute("keepdims"))
-        return cls(found.name, found.layer, found.computed, found.numbers(1), keepdims)
+        axes = found.numbers(1)
+        if not axes:
+            raise ValueError("a sum over no axis")
+        return cls(found.name, found.layer, found.computed, axes, keepdims)

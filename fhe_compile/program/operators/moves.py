@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -21,6 +22,10 @@ class Constant(Node):
 
     value: IntArray
     onnx_op: ClassVar[str] = "Constant"
+
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Its own."""
+        return self.value.size
 
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """The tensor."""
@@ -89,6 +94,8 @@ class Transpose(Moving, Node):
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """Transpose."""
         perm = tuple(found.attribute("perm"))
+        if sorted(perm) != list(range(len(perm))):
+            raise ValueError(f"{perm} is no order of axes")
         return cls(found.name, found.layer, found.computed, perm)
 
 
@@ -126,7 +133,8 @@ class Slice(Moving, Node):
     @classmethod
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """Slice, with all axes."""
-        starts, ends, steps = (found.numbers(i) for i in (1, 2, 4))
+        starts, ends = found.numbers(1), found.numbers(2)
+        steps = found.numbers(4, least=1)
         return cls(found.name, found.layer, found.computed, starts, ends, steps)
 
 
@@ -136,6 +144,10 @@ class Concat(Moving, Node):
 
     axis: int
     onnx_op: ClassVar[str] = "Concat"
+
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of all."""
+        return sum(map(math.prod, shapes))
 
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """Joined."""
@@ -148,7 +160,10 @@ class Concat(Moving, Node):
     @classmethod
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """Concat."""
-        return cls(found.name, found.layer, found.computed, int(found.attribute("axis")))
+        axis = int(found.attribute("axis"))
+        if axis < 0:
+            raise ValueError(f"axis {axis}, axes count from 0")
+        return cls(found.name, found.layer, found.computed, axis)
 
 
 @dataclass(frozen=True, eq=False)

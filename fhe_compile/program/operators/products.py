@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from torusformer.fhe_compile.program.operators.base import Node
+from torusformer.fhe_compile.program.operators.base import Node, Shape
 from torusformer.fhe_compile.program.operators.rules import Corners, Expanded, TwoOperands
 from torusformer.fhe_compile.program.port import IntArray
 from torusformer.fhe_compile.program.ranges import Interval
@@ -43,14 +44,27 @@ class MatMul(Expanded, TwoOperands, Node):
     onnx_op: ClassVar[str] = "MatMul"
     expanded_by: ClassVar[str] = "expand_products"
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of all rows with all columns."""
+        (*batch, rows, count), (*other, inner, columns) = shapes
+        if count != inner:
+            raise ValueError(f"sums over {count} and over {inner}")
+        return math.prod(np.broadcast_shapes(tuple(batch), tuple(other))) * rows * columns
+
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """The product."""
         return args[0] @ args[1]
 
     def bound(self, args: Sequence[Interval]) -> Interval:
-        """Each product of the sum from its own four corners: (..., M, K, N), summed over K."""
+        """Each product of the sum over K from its own four corners: (..., M, N), K times."""
         x, y = args
-        ends = [
-            a[..., :, :, None] * b[..., None, :, :] for a, b in product((x.lo, x.hi), (y.lo, y.hi))
-        ]
-        return Interval(np.minimum.reduce(ends).sum(axis=-2), np.maximum.reduce(ends).sum(axis=-2))
+        batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        lo, hi = (np.zeros((*batch, x.shape[-2], y.shape[-1]), x.lo.dtype) for _ in range(2))
+        for k in range(x.shape[-1]):
+            ends = [
+                a[..., :, k, None] * b[..., k, None, :]
+                for a, b in product((x.lo, x.hi), (y.lo, y.hi))
+            ]
+            lo += np.minimum.reduce(ends)
+            hi += np.maximum.reduce(ends)
+        return Interval(lo, hi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
@@ -88,6 +89,10 @@ class Expanded(Operator):
 class TwoOperands(Operator):
     """Both of them computed; ONNX has the same operation."""
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of one spread over the other."""
+        return math.prod(np.broadcast_shapes(*shapes))
+
     def write_onnx(self, writer: OnnxWriter) -> None:
         """One node."""
         writer.add(self.layer, self.onnx_op, self.inputs, self.name)
@@ -104,6 +109,13 @@ class ClearOperand(Operator):
 
     clear_field: ClassVar[str]
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of the shape, or of one spread over the other."""
+        clear = getattr(self, self.clear_field)
+        if isinstance(clear, tuple):
+            return math.prod(clear)
+        return math.prod(np.broadcast_shapes(shapes[0], np.shape(clear)))
+
     def write_onnx(self, writer: OnnxWriter) -> None:
         """One node and an initializer."""
         clear = writer.clear(f"{self.name}.{self.clear_field}", getattr(self, self.clear_field))
@@ -117,5 +129,5 @@ class ClearOperand(Operator):
         if found.computed != found.inputs[:1]:
             raise ValueError("the clear operand must come second")
         is_shape = cls.clear_field == "shape"
-        clear = {cls.clear_field: found.numbers(1) if is_shape else found.clear(1)}
+        clear = {cls.clear_field: found.numbers(1, least=1) if is_shape else found.clear(1)}
         return cls(found.name, found.layer, found.computed, **clear)

@@ -33,6 +33,12 @@ class Table(Node):
     apart: bool = False
     onnx_op: ClassVar[str] = "Gather"
 
+    def count(self, shapes: Sequence[Shape]) -> int:
+        """Of x; its shape stays."""
+        if np.broadcast_shapes(shapes[0], self.offset.shape) != shapes[0]:
+            raise ValueError(f"offsets {self.offset.shape} for {shapes[0]}")
+        return math.prod(shapes[0])
+
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """What is looked up."""
         return self.values[args[0] + self.offset]
@@ -49,6 +55,11 @@ class Table(Node):
         hi = np.array([self.values[a : b + 1].max() for a, b in spans], dtype=np.int64)
         inverse = inverse.ravel()
         return Interval(lo[inverse].reshape(x.shape), hi[inverse].reshape(x.shape))
+
+    def peak(self, args: Sequence[Interval]) -> float:
+        """Of the index or of what is looked up."""
+        entries = Interval(self.values, self.values).largest
+        return max(args[0].largest + Interval(self.offset, self.offset).largest, entries)
 
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:
         """A fresh result."""
@@ -69,6 +80,8 @@ class Table(Node):
     def read_onnx(cls, found: OnnxNode) -> Self | None:
         """Through Add."""
         index = found.part(1)
+        if found.clear(0).ndim != 1:
+            raise ValueError("a table that is not flat")
         return cls(found.name, found.layer, index.inputs[:1], index.clear(1), found.clear(0))
 
 
@@ -82,6 +95,10 @@ class Round(Monotone, Node):
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
         """Without its low bits."""
         return args[0] >> self.lsbs
+
+    def peak(self, args: Sequence[Interval]) -> float:
+        """Of the input."""
+        return args[0].largest
 
     def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:
         """As before; `Truncate` counts what the bootstraps add."""
@@ -107,4 +124,4 @@ class Round(Monotone, Node):
             raise ValueError(f"division by {step}, not a power of two")
         high = found.part(0)
         high.part(1)
-        return cls(found.name, found.layer, high.inputs[:1], int(math.log2(step)))
+        return cls(found.name, found.layer, high.inputs[:1], step.bit_length() - 1)
