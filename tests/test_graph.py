@@ -88,7 +88,7 @@ def is_affine(config: ModelConfig) -> bool:
 def test_graph_and_every_rewrite_compute_what_the_model_does(settings: Fragment) -> None:
     model, x = made(settings)
     graph, expected = graph_of(model), model(x)
-    torch.testing.assert_close(interpret(graph, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(interpret(graph, x), expected, rtol=1e-4, atol=1e-4)
     direct = read_tokens_directly(graph)
     assert same(interpret(direct, x), expected)
     rewrites = {name: rewrite(direct) for name, rewrite in REWRITES.items()}

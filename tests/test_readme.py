@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("torusformer", "models", "quantize", "fhe_compile", "serving", "pipelines")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
-PYTHON_FILE = r"`([a-z]\w*\.py)`"
+PYTHON_FILE = r"`([a-z]\w*\.py|__main__\.py)`"
 
 
 def blocks(path: Path, language: str) -> list[str]:

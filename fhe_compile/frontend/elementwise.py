@@ -113,6 +113,19 @@ def apply(proto: onnx.NodeProto, args: list[np.ndarray | None]) -> np.ndarray:
     return np.asarray(result)
 
 
+def _letters(proto: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """How far every letter of an Einsum's equation runs: their product is its work."""
+    equation = next((a.s.decode() for a in proto.attribute if a.name == "equation"), "")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if "..." in equation or [len(t) for t in terms] != [len(shape) for shape in shapes]:
+        raise LoweringError(f"Einsum '{equation}' of constants; write a letter for every axis")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, size in zip(term, shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 0))
+    return tuple(sizes.values())
+
+
 def _refuse_growth(proto: onnx.NodeProto, args: Sequence[np.ndarray | None]) -> None:
     """A LoweringError before more is computed than a graph may hold, or what is not known."""
     op, given = proto.op_type, [a for a in args if a is not None]
@@ -133,6 +146,8 @@ def _refuse_growth(proto: onnx.NodeProto, args: Sequence[np.ndarray | None]) -> 
         refuse_size(tuple(n * m for n, m in zip(shapes[0], repeats, strict=True)))
     elif op == "Concat":
         refuse_size((sum(a.size for a in given),))
+    elif op == "Einsum":
+        refuse_size(_letters(proto, shapes))
     elif op not in _FOLDED:
         raise LoweringError(
             f"operator {op} is not supported on constants; export with constant folding"
