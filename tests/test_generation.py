@@ -19,6 +19,7 @@ from torusformer.fhe_compile.decoding.loop import Cache
 from torusformer.fhe_compile.decoding.names import FEEDBACK
 from torusformer.fhe_compile.decoding.picking import draw_noise
 from torusformer.fhe_compile.deployment.deployment import save_decoder_deployment
+from torusformer.fhe_compile.prices.failure import FAST
 from torusformer.pipelines.writing import (
     EncryptedWriting,
     Request,
@@ -29,7 +30,7 @@ from torusformer.pipelines.writing import (
 )
 from torusformer.serving import EncryptedCache, Writer, WritingServer
 
-CONTEXT, LETTERS = 4, "abcd"
+CONTEXT, LETTERS = 3, "abcd"
 
 
 @cache
@@ -64,7 +65,7 @@ def clear_caches(request: Request) -> Iterator[Cache]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("temperature", "count"), [(0.0, 1), (1.0, 3)])
+@pytest.mark.parametrize(("temperature", "count"), [(0.0, 1), (1.0, 2)])
 def test_the_server_alone_writes_the_programs_text(parties, temperature: float, count: int):
     """Greedy, and a sample with the noise that the client sent."""
     request = Request.of(picking(), "a", count, temperature, seed=3)
@@ -92,7 +93,7 @@ def test_the_encrypted_cache_is_the_clear_one_after_every_step(parties):
 
 def test_simulation_writes_the_same(module: Module):
     decoder = picking()
-    request = Request.of(decoder, "ab", 2, 1.0, seed=1)
+    request = Request.of(decoder, "a", 2, 1.0, seed=1)
     written = write_clear(decoder, request, simulated(module))
     assert [c.token for c in written] == [c.token for c in write_clear(decoder, request)]
 
@@ -112,7 +113,7 @@ def test_either_loop_picks_the_same():
 def test_several_layers_in_an_open_loop(preset: str, tmp_path):
     """The client picks; norms, gates, rotations and grouped queries all run encrypted."""
     decoder = program(preset, 2, LETTERS, bits=4)
-    save_decoder_deployment(compile_decoder(decoder), tmp_path / "d")
+    save_decoder_deployment(compile_decoder(decoder, FAST), tmp_path / "d")
     parties = EncryptedWriting(tmp_path / "d")
     for prompt, count in (("", 1), ("c", 1)):
         request = Request.of(decoder, prompt, count, 1.0, seed=2)
@@ -144,13 +145,13 @@ def test_unknown_characters_are_named():
 @pytest.mark.slow
 def test_a_full_cache_takes_no_more_and_stays_whole(parties):
     server, client, keys = parties.server, parties.client, parties.keys
-    request = Request.of(picking(), "abc", 1, 0.0, 0)
+    request = Request.of(picking(), "ab", 1, 0.0, 0)
     prompt = server.open(client.prompt(request.tokens, request.noises))
     before = server.prefill(prompt, keys)
     answer, full = server.step(before, keys, prompt.noises[0])
     assert full.position == CONTEXT
     held = full.to_bytes()
-    with pytest.raises(InputError, match="the cache is full: it holds 4 tokens"):
+    with pytest.raises(InputError, match="the cache is full: it holds 3 tokens"):
         server.step(full, keys, prompt.noises[0])
     assert full.to_bytes() == held
     again, _ = server.step(before, keys, prompt.noises[0])  # the one before is as it was
@@ -187,10 +188,10 @@ def test_prompts_that_cannot_be_written_on_are_refused_by_both_sides(parties):
     noise = draw_noise(picking().noise, 0.0)
     with pytest.raises(InputError, match="the prompt holds no token"):
         parties.client.prompt([], [noise])
-    with pytest.raises(InputError, match="the prompt has 5 tokens"):
-        parties.client.prompt([0] * 5, [noise])
+    with pytest.raises(InputError, match="the prompt has 4 tokens"):
+        parties.client.prompt([0] * 4, [noise])
     with pytest.raises(InputError, match="at most 2 can be written"):
-        parties.client.prompt([0] * 3, [noise] * 3)
+        parties.client.prompt([0] * 2, [noise] * 3)
     prompt = parties.server.open(parties.client.prompt([0], [noise]))
     with pytest.raises(InputError, match="takes noise"):
         cache = parties.server.prefill(prompt, parties.keys)

@@ -35,10 +35,12 @@ SHORTER = {
     "01_digits_end_to_end": {
         "float_epochs=60, qat_epochs=60": "float_epochs=4, qat_epochs=2",
         "dim=16, mlp_dim=16": "dim=4, mlp_dim=4",
+        "compile_program(program)": "compile_program(program, 2**-20)",
     },
     "02_encrypted_generation": {
         '"words", "tiny-words"': '"words", "tiny-words", data=Path({}), context=2, epochs=1',
         '"re", count=4': '"r", count=1',
+        "compile_decoder(decoder)": "compile_decoder(decoder, 2**-20)",
     },
 }
 
