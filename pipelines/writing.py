@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,11 +100,11 @@ def simulated(module: Module) -> Run[IntArray]:
 
 
 def compile_decoder(
-    decoder: DecoderProgram, p_error: float = EXACT, *, simulate: bool = False
+    decoder: DecoderProgram, p_error: float = EXACT, *, simulate: bool = False, keys: Any = None
 ) -> Module:
-    """One module of all steps, with progress."""
+    """One module of all steps, with progress; `keys` as `compile_functions`."""
     with Progress("compile"):
-        return compile_module(decoder.functions, FEEDBACK, p_error, simulate)
+        return compile_module(decoder.functions, FEEDBACK, p_error, simulate, keys=keys)
 
 
 class EncryptedWriting:

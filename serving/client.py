@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torusformer import ArtifactError
-from torusformer.fhe_compile.circuit.backend import client_for, decrypt_output, fhe
+from torusformer import ArtifactError, InputError
+from torusformer.fhe_compile.circuit.backend import (
+    client_for,
+    decrypt_output,
+    fhe,
+    use_keys,
+)
 from torusformer.fhe_compile.circuit.circuit import ONLY
 from torusformer.fhe_compile.deployment.archives import CLIENT
 from torusformer.fhe_compile.deployment.interface import Interface
@@ -58,10 +63,27 @@ class KeyHolder(Generic[Agreed]):
         if force:
             self._key_id = ""
 
+    def share_keys(self, other: KeyHolder[Any]) -> None:
+        """Take the keys of `other`, for a circuit that was compiled with `--keys-of` its own.
+
+        The server of this deployment takes the evaluation keys that `other` made.
+
+        Raises:
+            InputError: this circuit was compiled for other keys.
+        """
+        mine, its = self.interface, other.interface
+        if mine.keys_id != its.keys_id or mine.specification.keyset != its.specification.keyset:
+            raise InputError(
+                "the two deployments take different keys; compile one with --keys-of the other"
+            )
+        other.keygen()
+        use_keys(self._inner, other._inner)
+        self._key_id = other.key_id
+
     def evaluation_keys(self) -> bytes:
         """What the server needs to compute on ciphertexts; it cannot decrypt with them."""
         keys = self._inner.evaluation_keys.serialize()
-        message = pack("evaluation keys", self.interface.circuit_id, [keys])
+        message = pack("evaluation keys", self.interface.keys_id, [keys])
         self._key_id = digest(message)
         return message
 

@@ -65,7 +65,7 @@ class Evaluator(Generic[Agreed]):
 
     def start_keys(self, evaluation_keys: bytes, what: str = "") -> EvaluationKeys:
         """As `load_keys`, but its process is still to say (`receive`) that it has read them."""
-        (part,) = self._one(unpack("evaluation keys", self._circuit_id, evaluation_keys))
+        (part,) = self._one(unpack("evaluation keys", self.interface.keys_id, evaluation_keys))
         check_evaluation_keys(part, self.interface.specification.keyset)
         files = read_archive(self.folder / SERVER, self._circuit_id, *LIBRARY)
         key_id = digest(evaluation_keys)

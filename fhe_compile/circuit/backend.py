@@ -23,6 +23,8 @@ __all__ = [
     "client_for",
     "decrypt_output",
     "fhe",
+    "restriction_of",
+    "use_keys",
 ]
 
 
@@ -35,6 +37,17 @@ def decrypt_output(client: fhe.Client, function: str, position: int, value: fhe.
     return circuit.process_output(value._inner, position).to_py_val()
 
 
+def restriction_of(specification: str) -> Any:
+    """To the keys of a program's specification: what else is compiled under it takes no others."""
+    info = ProgramInfo.deserialize(specification.encode())
+    return info.get_keyset_info().get_restriction()
+
+
 def client_for(specification: str) -> fhe.Client:
     """Whoever makes keys, encrypts and decrypts by a program's specification, which is JSON."""
     return fhe.Client(ClientSpecs(ProgramInfo.deserialize(specification.encode())))
+
+
+def use_keys(client: fhe.Client, other: fhe.Client) -> None:
+    """One client takes the keys of another, whose specification lists the same."""
+    client.keys._keyset = other.keys._keyset

@@ -174,10 +174,14 @@ def compile_program(
 
 
 def compile_plan(
-    plan: Plan, simulate: bool = False, progress: Callable[[str], None] | None = None
+    plan: Plan,
+    simulate: bool = False,
+    progress: Callable[[str], None] | None = None,
+    keys: Any = None,
 ) -> Circuit:
-    """Compile what was planned before; arguments as `compile_program`."""
-    return compile_functions(Functions({ONLY: plan}, ()), simulate, progress).functions[ONLY]
+    """Compile what was planned before; arguments as `compile_functions`."""
+    planned = Functions({ONLY: plan}, ())
+    return compile_functions(planned, simulate, progress, keys).functions[ONLY]
 
 
 def compile_module(
@@ -187,17 +191,26 @@ def compile_module(
     simulate: bool = False,
     progress: Callable[[str], None] | None = None,
     prices: PriceList | None = None,
+    keys: Any = None,
 ) -> Module:
-    """Compile functions to one module; arguments as `compile_program` and `plan_module`."""
+    """Compile functions to one module; arguments as `compile_functions` and `plan_module`."""
     report = progress or (lambda _: None)
     report("planning")
-    return compile_functions(plan_module(programs, feedback, prices, p_error), simulate, report)
+    return compile_functions(
+        plan_module(programs, feedback, prices, p_error), simulate, report, keys
+    )
 
 
 def compile_functions(
-    planned: Functions, simulate: bool = False, progress: Callable[[str], None] | None = None
+    planned: Functions,
+    simulate: bool = False,
+    progress: Callable[[str], None] | None = None,
+    keys: Any = None,
 ) -> Module:
-    """Compile functions that were planned together; arguments as `compile_program`."""
+    """Compile functions that were planned together; arguments as `compile_program`.
+
+    `keys` restricts Concrete to the parameters of keys that exist (`deployment.shared_keys`).
+    """
     report, functions = progress or (lambda _: None), planned.functions
     p_error = next(iter(functions.values())).p_error
     definitions = {name: _definition(name, function) for name, function in functions.items()}
@@ -217,9 +230,9 @@ def compile_functions(
     inputsets: Any = {name: extremes(f.encoding) for name, f in functions.items()}
     try:
         compiler = backend.ModuleCompiler(list(definitions.values()), composition)
-        inner = compiler.compile(inputsets, concrete_configuration(p_error, labels, simulate))
+        inner = compiler.compile(inputsets, concrete_configuration(p_error, labels, simulate, keys))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise CompileError(explain(error, rows, p_error)) from error
+        raise CompileError(explain(error, rows, p_error, keys is not None)) from error
     labels.restore()
     if not simulate:
         _check_keys(inner.server, planned.wires)

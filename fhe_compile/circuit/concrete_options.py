@@ -21,8 +21,13 @@ class CompileError(TorusformerError):
     """Concrete found no parameters, or refused the circuit."""
 
 
-def concrete_configuration(p_error: float, labels: GraphProcessor, simulate: bool) -> Any:
-    """128 bits of security, multi-parameter, no sampling: `labels` gives out proved bit widths."""
+def concrete_configuration(
+    p_error: float, labels: GraphProcessor, simulate: bool, keys: Any = None
+) -> Any:
+    """128 bits of security, multi-parameter, no sampling: `labels` gives out proved bit widths.
+
+    `keys` is a restriction to keys of another circuit.
+    """
     return fhe.Configuration(
         p_error=p_error,
         compress_evaluation_keys=True,  # a sixth of the bytes; the server expands them once
@@ -33,6 +38,7 @@ def concrete_configuration(p_error: float, labels: GraphProcessor, simulate: boo
         loop_parallelize=True,
         enable_unsafe_features=False,
         range_restriction=_fast_polynomials(),
+        keyset_restriction=keys,
         enable_tlu_fusing=False,  # done, and counted, before
         optimize_tlu_based_on_original_bit_width=True,
         dump_artifacts_on_unexpected_failures=False,
@@ -67,11 +73,19 @@ def _fast_polynomials() -> fhe.compilation.configuration.RangeRestriction:
     return restriction
 
 
-def explain(error: Exception, rows: Sequence[PlanRow], p_error: float) -> str:
+def explain(
+    error: Exception, rows: Sequence[PlanRow], p_error: float, restricted: bool = False
+) -> str:
     """Concrete's refusal in words that name the widest table and what to turn."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     widest = max(rows, key=lambda row: row.bits, default=None)
     where = f"; the widest {widest.op} is {widest.tag} with {widest.bits} bits" if widest else ""
+    if "NoParametersFound" in str(error) and restricted:
+        return (
+            f"the keys of the other deployment are too narrow for this circuit at p_error "
+            f"{show_p_error(p_error)}{where}: compile it without --keys-of, and the other one with "
+            f"its keys"
+        )
     if "NoParametersFound" in str(error):
         return (
             f"Concrete finds no 128-bit secure parameters for p_error {show_p_error(p_error)}"

@@ -28,19 +28,33 @@ from torusformer.fhe_compile.deployment.interface import (
 )
 from torusformer.fhe_compile.deployment.manifest import read_private_key, sign
 from torusformer.fhe_compile.deployment.ports import ports_to_json
+from torusformer.fhe_compile.deployment.shared_keys import SharedKeys
 from torusformer.folders import output_folder
 
 
-def save_deployment(circuit: Circuit, folder: str | Path, key: Path | None = None) -> None:
-    """Write the files; all of them or, on an error, nothing. `key` is a PEM file to sign with."""
-    _save(Interface, circuit, _ports(circuit), folder, key)
+def save_deployment(
+    circuit: Circuit,
+    folder: str | Path,
+    key: Path | None = None,
+    keys: SharedKeys | None = None,
+) -> None:
+    """Write the files; all of them or, on an error, nothing.
+
+    `key` is a PEM file to sign with; `keys` are those under whose restriction it was compiled.
+    """
+    _save(Interface, circuit, _ports(circuit), folder, key, keys)
 
 
-def save_decoder_deployment(module: Module, folder: str | Path, key: Path | None = None) -> None:
+def save_decoder_deployment(
+    module: Module,
+    folder: str | Path,
+    key: Path | None = None,
+    keys: SharedKeys | None = None,
+) -> None:
     """As `save_deployment`, of a module of a decoder's functions."""
     functions = {name: _ports(function) for name, function in module.functions.items()}
     first = next(iter(module.functions.values()))
-    _save(DecoderInterface, first, {"functions": functions}, folder, key)
+    _save(DecoderInterface, first, {"functions": functions}, folder, key, keys)
 
 
 def _save(
@@ -49,7 +63,10 @@ def _save(
     ports: Mapping[str, Any],
     folder: str | Path,
     key: Path | None,
+    keys: SharedKeys | None,
 ) -> None:
+    if keys is not None:
+        keys.check(circuit.inner.server)
     signer = None if key is None else read_private_key(key)
     with output_folder(folder, kind.ARTEFACT) as new:
         interface = {
@@ -60,6 +77,8 @@ def _save(
             "p_error": circuit.plan.p_error,
             "sha256": save_archives(circuit.inner, new),
         }
+        if keys is not None:
+            interface["keys_of"] = keys.keys_id
         (new / FILE).write_text(json.dumps(interface) + "\n")
         if signer is not None:
             sign(new, (FILE, CLIENT, SERVER), signer)

@@ -57,6 +57,7 @@ class Interface:
     circuit_id: str
     p_error: float
     specification: Specification
+    keys_id: str  # names the keys: the `circuit_id` of the first circuit that took them
 
     @property
     def inputs(self) -> tuple[EncodedPort, ...]:
@@ -95,6 +96,7 @@ class Interface:
                 _checksum(data["sha256"][SERVER]),
                 _probability(data["p_error"]),
                 specification,
+                _checksum(data.get("keys_of", data["sha256"][SERVER])),
             )
             interface.check()
         except KeyError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torusformer import InputError
 from torusformer.folders import require_free
@@ -16,6 +17,9 @@ from torusformer.pipelines.console import (
     size,
 )
 from torusformer.progress import Progress
+
+if TYPE_CHECKING:
+    from torusformer.fhe_compile.deployment.shared_keys import SharedKeys
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -36,6 +40,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY.pem", help="an Ed25519 private key to sign it with"
     )
+    parser.add_argument(
+        "--keys-of",
+        type=Path,
+        metavar="DIR",
+        help="a deployment whose evaluation keys this one is to take: a client sends them once",
+    )
     add_p_error(parser)
     return parser
 
@@ -53,10 +63,11 @@ def run(args: argparse.Namespace) -> Outcome:
     p_error = parse_p_error(args.p_error)
     program = load_program(args.program)
     prices = noted_prices("compile", p_error)
+    keys = _keys_of(args.keys_of)
     made = plan(program, prices)  # what cannot be compiled is refused before the wait
     with Progress("compile"):
-        circuit = compile_plan(made)
-        save_deployment(circuit, args.out, args.sign)
+        circuit = compile_plan(made, keys=keys and keys.restriction)
+        save_deployment(circuit, args.out, args.sign, keys)
     seconds, key_bytes = circuit.plan.predicted_seconds, circuit.key_bytes
     data = {
         "deployment": str(args.out),
@@ -88,6 +99,13 @@ def _refuse_bad_key(path: Path | None) -> None:
         read_private_key(path)
 
 
+def _keys_of(folder: Path | None) -> SharedKeys | None:
+    """Before the wait."""
+    from torusformer.fhe_compile.deployment.shared_keys import shared_keys
+
+    return None if folder is None else shared_keys(folder)
+
+
 def _compile_steps(args: argparse.Namespace) -> Outcome:
     """All steps of a decoder as one module."""
     from torusformer.fhe_compile.decoding.decoder import load_decoder
@@ -102,8 +120,9 @@ def _compile_steps(args: argparse.Namespace) -> Outcome:
     decoder = load_decoder(args.program)
     if not args.open_loop:
         decoder = decoder.with_picking()
-    module = compile_decoder(decoder, p_error)
-    save_decoder_deployment(module, args.out, args.sign)
+    keys = _keys_of(args.keys_of)
+    module = compile_decoder(decoder, p_error, keys=keys and keys.restriction)
+    save_decoder_deployment(module, args.out, args.sign, keys)
     plans = [f.plan for name, f in module.functions.items() if name.startswith("step")]
     seconds = [round(plan.predicted_seconds, 3) for plan in plans]
     data = {
