@@ -56,7 +56,7 @@ def test_another_circuit_answers_under_the_first_ones_keys(first: Path, tmp_path
 
 
 def test_what_does_not_fit_is_refused(first: Path, tmp_path: Path):
-    alone = Client(compiled(classifier(2, 0), tmp_path / "alone"))
+    alone = Client(compiled(classifier(2, 5), tmp_path / "alone"))
     with pytest.raises(InputError, match="take different keys; compile one with --keys-of"):
         alone.share_keys(Client(first))
     with pytest.raises(ArtifactError, match="evaluation keys are of another circuit"):
