@@ -232,7 +232,7 @@ def compile_functions(
         compiler = backend.ModuleCompiler(list(definitions.values()), composition)
         inner = compiler.compile(inputsets, concrete_configuration(p_error, labels, simulate, keys))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise CompileError(explain(error, rows, p_error, keys is not None)) from error
+        raise CompileError(explain(error, rows, p_error)) from error
     labels.restore()
     if not simulate:
         _check_keys(inner.server, planned.wires)

@@ -73,19 +73,11 @@ def _fast_polynomials() -> fhe.compilation.configuration.RangeRestriction:
     return restriction
 
 
-def explain(
-    error: Exception, rows: Sequence[PlanRow], p_error: float, restricted: bool = False
-) -> str:
+def explain(error: Exception, rows: Sequence[PlanRow], p_error: float) -> str:
     """Concrete's refusal in words that name the widest table and what to turn."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     widest = max(rows, key=lambda row: row.bits, default=None)
     where = f"; the widest {widest.op} is {widest.tag} with {widest.bits} bits" if widest else ""
-    if "NoParametersFound" in str(error) and restricted:
-        return (
-            f"the keys of the other deployment are too narrow for this circuit at p_error "
-            f"{show_p_error(p_error)}{where}: compile it without --keys-of, and the other one with "
-            f"its keys"
-        )
     if "NoParametersFound" in str(error):
         return (
             f"Concrete finds no 128-bit secure parameters for p_error {show_p_error(p_error)}"
