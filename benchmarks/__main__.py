@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="", metavar="PART[,PART]", help="these parts alone")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; writes into .cache")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="names, one a line, for the part `names`"
+    )
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
     args = parser.parse_args(argv)
 
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder.mkdir(exist_ok=True)
     only = [name for name in args.only.split(",") if name]
     try:
-        failed = run(PARTS, only, store, folder, quick=args.quick)
+        failed = run(PARTS, only, store, folder, quick=args.quick, data=args.data)
     except TorusformerError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

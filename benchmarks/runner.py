@@ -36,6 +36,7 @@ class Bench:
     part: str
     quick: bool
     folder: Path  # of results, for plots
+    data: Path | None = None  # what the user brought
 
     def keep(self, key: str, make: Callable[..., Any], *arguments: Any) -> Any:
         """One measurement, `make(*arguments)`, stored as soon as it exists."""
@@ -65,6 +66,7 @@ class Part:
     measure: Callable[[Bench], dict[str, Any]]
     render: Callable[[Mapping[str, Any]], str]
     needs: tuple[str, ...] = ()
+    needs_data: bool = False  # of the user; without it, this part is left out
 
 
 def select(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
@@ -90,10 +92,24 @@ def pending(parts: Sequence[Part], chosen: Sequence[Part], store: Store) -> list
 
 
 def run(
-    parts: Sequence[Part], only: Sequence[str], store: Store, folder: Path, *, quick: bool = False
+    parts: Sequence[Part],
+    only: Sequence[str],
+    store: Store,
+    folder: Path,
+    *,
+    quick: bool = False,
+    data: Path | None = None,
 ) -> list[str]:
     """Measure, and write the results after every part; the names of the parts that failed."""
-    todo = pending(parts, select(parts, only), store)
+    chosen = select(parts, only)
+    if data is None and not quick:
+        lacking = [part.name for part in chosen if part.needs_data]
+        if lacking and set(only) & set(lacking):
+            raise InputError(f"the part {lacking[0]} is measured on a file of yours: give --data")
+        for name in lacking:
+            print(f"{name}: left out, it is measured on a file of yours (--data)", file=sys.stderr)
+        chosen = [part for part in chosen if not part.needs_data]
+    todo = pending(parts, chosen, store)
     failed: list[str] = []
     for i, part in enumerate(todo):
         if missing := [need for need in part.needs if store.part(need) is None]:
@@ -103,7 +119,7 @@ def run(
         print(f"[{i + 1}/{len(todo)}] {part.name}: {part.title}", file=sys.stderr, flush=True)
         start = time.monotonic()
         try:
-            result = part.measure(Bench(store, part.name, quick, folder))
+            result = part.measure(Bench(store, part.name, quick, folder, data))
         except Exception:  # the other parts are worth measuring all the same
             traceback.print_exc()
             failed.append(part.name)

@@ -9,6 +9,7 @@ from benchmarks.parts.digits import DIGITS_FAST, DIGITS_SMALL, DIGITS_STANDARD
 from benchmarks.parts.generation import GENERATION
 from benchmarks.parts.growth import GROWTH
 from benchmarks.parts.modes import FAST_MODE, PARALLEL
+from benchmarks.parts.names import NAMES
 from benchmarks.parts.passes import PASSES
 from benchmarks.parts.prices import EFFICIENCY, PLAN_ERROR, PRICES
 from benchmarks.parts.same_block import DIRECT, SAME_BLOCK
@@ -33,6 +34,7 @@ PARTS = (
     PASSES,
     GROWTH,
     GENERATION,
+    NAMES,
     DIGITS_STANDARD,
     BASELINES,
     PLAN_ERROR,
