@@ -1,0 +1,51 @@
+"""A `pytorch_model.bin` in, a safetensors file out, by a process that may die of it.
+
+The child unpickles tensors and nothing else (`weights_only`), in bounded memory and time; what it
+writes is then read like any foreign safetensors file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from torusformer import ArtifactError
+
+_CHILD = Path(__file__).with_name("pickled_child.py")
+_PATIENCE = 60.0  # seconds to start torch, on a machine that does much else
+_SLOWEST = 10 << 20  # bytes a second
+
+
+def to_safetensors(path: Path, target: Path) -> None:
+    """Write the tensors of `path` into `target`.
+
+    Raises:
+        ArtifactError: it holds anything but named tensors, or the child died of it.
+    """
+    limit = _PATIENCE + path.stat().st_size / _SLOWEST
+    paths = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", str(_CHILD), str(path), str(target)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(path, f"it was not read in {limit:.0f} seconds") from None
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise _refused(path, f"the process that read it ended with {name}")
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _refused(path, said[-1][:200] if said else f"exit code {done.returncode}")
+
+
+def _refused(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} holds no tensors that can be read safely ({why}); save it as model.safetensors"
+    )
