@@ -1,7 +1,7 @@
-"""The process that may die: a file that torch wrote in, a safetensors file out.
+"""The process that may die: files that torch wrote in, safetensors files out.
 
-A script of its own, which `pickled.py` starts; it imports nothing of ours. What is wrong is one
-line on stderr and exit code 1.
+A script of its own, which `pickled.py` starts; it imports nothing of ours. Its arguments are
+pairs of files to read and to write. What is wrong is one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ _ROOM = 1 << 30  # bytes beside the file's own
 _TIMES = 4  # of the file: as it is read, as tensors, as bytes to write
 
 
-def main(source: Path, target: Path) -> None:
-    """Read one, write the other."""
-    size = source.stat().st_size
+def bound_memory(size: int) -> None:
+    """Let this process have a few times the bytes that it reads, and no core on the disk."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + _ROOM + _TIMES * size
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def convert(source: Path, target: Path) -> None:
+    """Read one, write the other."""
+    size = source.stat().st_size
     found = torch.load(source, map_location="cpu", weights_only=True)
     if not isinstance(found, dict):
         raise ValueError("it is no table of tensors")
@@ -42,8 +46,11 @@ def main(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    files = [Path(name) for name in sys.argv[1:]]
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        bound_memory(max(path.stat().st_size for path in files[::2]))
+        for one, other in zip(files[::2], files[1::2], strict=True):
+            convert(one, other)
     except Exception as error:  # whatever torch makes of foreign bytes
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", file=sys.stderr)
         raise SystemExit(1) from None

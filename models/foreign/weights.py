@@ -35,11 +35,12 @@ class Weights:
         self._declared: dict[str, Declared] = {}
         self._taken: set[str] = set()
         self.prefix = ""
-        for file in weight_files(folder):
-            path = file
-            if file.suffix == ".bin":
-                path = scratch / f"{file.name}.safetensors"
-                to_safetensors(file, path)
+        files = weight_files(folder)
+        if files[0].suffix == ".bin":
+            written = [scratch / f"{file.name}.safetensors" for file in files]
+            to_safetensors(dict(zip(files, written, strict=True)))
+            files = tuple(written)
+        for path in files:
             for inside, declared in declared_tensors(path).items():
                 name = inside
                 for pattern, new in _RENAMED:
@@ -147,4 +148,6 @@ def _shards(index: Path, suffix: str) -> tuple[Path, ...]:
             raise ArtifactError(f"{index} names {str(name)[:60]!r}, which is no file beside it")
         if not (index.parent / name).is_file():
             raise ArtifactError(f"{index.parent / name} is missing; {index.name} names it")
+    if not names:
+        raise ArtifactError(f"{index} names no file; get it again")
     return tuple(index.parent / name for name in names)
