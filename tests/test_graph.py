@@ -99,7 +99,7 @@ def test_graph_and_every_rewrite_compute_what_the_model_does(settings: Fragment)
     for rewritten in rewrites.values():
         assert rewritten is None or same(interpret(rewritten, x), expected)
     config = model.config
-    mean = config.norm == "layer" and not config.post_norm
+    mean = config.norm == "layer" and not (config.post_norm or config.embed_norm)
     assert (rewrites["mean"] is not None) == mean
     assert (rewrites["affine"] is not None) == is_affine(config)
 
