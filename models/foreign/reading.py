@@ -34,13 +34,15 @@ class Wishes:
     """What the user asks for beside what the checkpoint says.
 
     `tokens` is the longest input; `padding` gives tokens of the checkpoint's padding id no say;
-    `hidden` leaves a head out, `pooling` is what is taken of hidden states, instead of all.
+    `hidden` leaves a head out, `pooling` is what is taken of hidden states, instead of all. Images
+    are `raw_pixels` from 0 to 255 if what prepares them is to be part of the model.
     """
 
     tokens: int | None = None
     padding: bool = False
     hidden: bool = False
     pooling: Literal["mean", "first", "last"] | None = None
+    raw_pixels: bool = False
 
 
 @dataclass

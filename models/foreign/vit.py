@@ -10,7 +10,11 @@ from torch import Tensor
 
 from torusformer import ArtifactError, InputError
 from torusformer.models.config import ModelConfig
+from torusformer.models.foreign.fields import Fields
 from torusformer.models.foreign.reading import ACTIVATION_NAMES, Family, Reading
+
+BRIGHTEST = 255.0
+PREPARATION = "preprocessor_config.json"
 
 
 def read_vit(reading: Reading) -> ModelConfig:
@@ -33,6 +37,8 @@ def read_vit(reading: Reading) -> ModelConfig:
     kernel = weights.take("embeddings.patch_embeddings.projection.weight", dim, channels, patch,
                           patch)  # fmt: skip
     bias = weights.take("embeddings.patch_embeddings.projection.bias", dim)
+    if reading.wishes.raw_pixels:
+        kernel, bias = _of_raw_pixels(reading, kernel, bias)
     state["embed.weight"], state["embed.bias"] = kernel.reshape(dim, features), bias
     positions = weights.take("embeddings.position_embeddings", 1, tokens, dim)[0].clone()
     positions[0] += weights.take("embeddings.cls_token", 1, 1, dim)[0, 0] - bias
@@ -66,9 +72,31 @@ def read_vit(reading: Reading) -> ModelConfig:
             "norm_epsilon": fields.number("layer_norm_eps", 1e-12),
             "tokens": tokens,
             "features": features,
+            "input_scale": BRIGHTEST if reading.wishes.raw_pixels else None,
             **reading.outputs("first"),
         }
     )
+
+
+def _of_raw_pixels(reading: Reading, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The convolution (dim, C, p, p) of prepared pixels as one of raw ones over `BRIGHTEST`.
+
+    A quantized model takes no features below zero; prepared pixels are, raw ones are not.
+    """
+    prepared = Fields(reading.fields.path.with_name(PREPARATION))
+    channels = kernel.shape[1]
+    rescaled, normal = (prepared.flag(f"do_{what}", True) for what in ("rescale", "normalize"))
+    factor = prepared.number("rescale_factor", 1 / BRIGHTEST) if rescaled else 1.0
+    mean, deviation = torch.zeros(channels), torch.ones(channels)
+    if normal:
+        mean = torch.tensor(prepared.numbers("image_mean", channels))
+        deviation = torch.tensor(prepared.numbers("image_std", channels))
+        if not bool((deviation > 0).all()):
+            raise prepared.error("image_std", "numbers above zero")
+    kernel = kernel / deviation[:, None, None]
+    bias = bias - (kernel * mean[:, None, None]).sum((1, 2, 3))
+    reading.folded.append(f"pixels: {PREPARATION} is in the map of patches, pixels are 0 to 255")
+    return kernel * (factor * BRIGHTEST), bias
 
 
 def image_tokens(pixels: Tensor, patch: int) -> Tensor:

@@ -58,6 +58,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         action="store_true",
         help="tokens of the checkpoint's pad_token_id are padding: nothing attends to them",
     )
+    parser.add_argument(
+        "--raw-pixels",
+        action="store_true",
+        help="of ViT: take pixels from 0 to 255, what preprocessor_config.json does to them is "
+        "folded in; quantized models need that, their features begin at 0",
+    )
     return parser
 
 
@@ -66,7 +72,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.models.foreign import Wishes, import_checkpoint
 
     with output_folder(args.out, "import") as folder:
-        wishes = Wishes(args.tokens, args.padding, args.hidden, args.pooling)
+        wishes = Wishes(args.tokens, args.padding, args.hidden, args.pooling, args.raw_pixels)
         imported = import_checkpoint(args.checkpoint, wishes)
         imported.model.save_pretrained(folder)
         copied = [name for name in TOKENIZER_FILES if (args.checkpoint / name).is_file()]
