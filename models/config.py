@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torusformer.config import Config
 from torusformer.models.presets import preset
 
-Activation = Literal["gelu", "relu", "silu", "hardtanh"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "hardtanh"]
 AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "tanh", "inhibitor", "table"]
 Norm = Literal["layer", "rms", "batch", "none"]
 Pooling = Literal["mean", "first", "last", "row", "query"]
@@ -34,10 +34,13 @@ class ModelConfig(Config):
     first, the last, all of them in a "row", or, with "query", what a learned query finds in the
     last block's attention (class attention, arXiv 2103.17239). With `skip` the head also reads
     every embedded token: a residual connection around all blocks, which stays linear; it ends where
-    a learned query's stream begins, if there is one. Without `num_classes`, the logits of the next
-    token at every position; `tied` reads them off the embedding.
+    a learned query's stream begins, if there is one. With a `pooler` the head reads a layer of
+    width `dim` of what is pooled, through that activation. Without `num_classes`, the logits of the
+    next token at every position; `tied` reads them off the embedding. A `hidden` model has no head:
+    it gives what one would read, of every position where there is no `pooling`.
 
-    Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum;
+    Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum, and with
+    `embed_norm` behind the embedding of tokens too; `norm_epsilon` is added to what they measure.
     `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202). `attention` is a
     kind of `models.attention`, `groups` the codes a head of the kind "table". `kv_heads` below
     `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
@@ -68,11 +71,15 @@ class ModelConfig(Config):
     attention: AttentionKind = "softmax"
     groups: Count | None = None
     norm: Norm = "layer"
+    norm_epsilon: Positive | None = None
     post_norm: bool = False
+    embed_norm: bool = False
     positions: Positions = "learned"
     rotary_base: Positive | None = None
     distance_bias: bool = False
     pooling: Pooling | None = None
+    pooler: Activation | None = None
+    hidden: bool = False
     skip: bool = False
     tied: bool = False
     window: Several | None = None
@@ -122,14 +129,21 @@ class ModelConfig(Config):
         return (
             (self.features is not None, ("input_scale", "patch", "skip"), "inputs are token ids;"
              " leave it out, or give features"),
-            (self.vocabulary is not None, ("padding",), "inputs are no token ids; leave it out"),
-            (self.num_classes is not None or (self.causal and self.vocabulary is not None),
-             ("tokens",), "num_classes is missing; give it, or a causal model of a vocabulary"),
-            (self.num_classes is not None, ("pooling",), "the next token is foretold at every"
+            (self.vocabulary is not None, ("padding", "embed_norm"), "inputs are no token"
+             " ids; leave it out"),
+            (not self.foretells or (self.causal and self.vocabulary is not None), ("tokens",),
+             "num_classes is missing; give it, or a causal model of a vocabulary"),
+            (not self.foretells, ("pooling",), "the next token is foretold at every"
              " position; leave it out, or give num_classes"),
-            (self.num_classes is None, ("tied",), "only logits of the next token can be read off"
+            (self.foretells, ("tied",), "only logits of the next token can be read off"
              " the embedding; leave it out"),
-            (self.num_classes is None and not self.gated, ("window",), "only a decoder whose MLP"
+            (not self.positionwise, ("pooler",), "the output is that of every position; leave it"
+             " out, or give num_classes"),
+            (not self.hidden, ("num_classes", "skip"), "a hidden model has no head; leave it out,"
+             " or leave out hidden"),
+            (self.norm != "none", ("norm_epsilon", "embed_norm"), "norm is none; leave it out, or"
+             " choose another norm"),
+            (self.foretells and not self.gated, ("window",), "only a decoder whose MLP"
              " has no gate reads neighbours; leave it out, or leave out num_classes and gated"),
             (self.attention == "table", ("groups",), f"attention is {self.attention}; leave it"
              " out, or choose attention table"),
@@ -181,16 +195,26 @@ class ModelConfig(Config):
         return self.dim * self.tokens if self.pooling == "row" else self.dim
 
     @property
+    def head_reads(self) -> int:
+        """Numbers that logits are a linear map of."""
+        return self.pooled_dim if self.pooler is None else self.dim
+
+    @property
     def outputs(self) -> int:
-        """Logits at a time: classes, or the vocabulary."""
-        count = self.num_classes or self.vocabulary
+        """Logits at a time: classes, or the vocabulary; without a head, what it would read."""
+        count = self.head_reads if self.hidden else self.num_classes or self.vocabulary
         assert count is not None, "checked when it was made"
         return count
 
     @property
     def foretells(self) -> bool:
         """Whether the logits are those of the next token, at every position."""
-        return self.num_classes is None
+        return self.num_classes is None and not self.hidden
+
+    @property
+    def positionwise(self) -> bool:
+        """Whether there is an output for every position."""
+        return self.foretells or (self.hidden and self.pooling is None)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -19,9 +19,10 @@ class FloatNorm(nn.Module, ABC):
 
     measures: ClassVar[bool] = True
 
-    def __init__(self, dim: int) -> None:
-        """Gain one, shift zero, of size `dim`."""
+    def __init__(self, dim: int, epsilon: float = EPSILON) -> None:
+        """Gain one, shift zero, of size `dim`; `epsilon` is added to what is measured."""
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
 
@@ -41,7 +42,7 @@ class LayerNorm(FloatNorm):
         """(..., dim) to (..., dim)."""
         centred = x - x.mean(dim=-1, keepdim=True)
         variance = (centred * centred).mean(dim=-1, keepdim=True)
-        return centred * torch.rsqrt(variance + EPSILON) * self.weight + self.bias
+        return centred * torch.rsqrt(variance + self.epsilon) * self.weight + self.bias
 
 
 class RMSNorm(FloatNorm):
@@ -50,7 +51,7 @@ class RMSNorm(FloatNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
         square = (x * x).mean(dim=-1, keepdim=True)
-        return x * torch.rsqrt(square + EPSILON) * self.weight + self.bias
+        return x * torch.rsqrt(square + self.epsilon) * self.weight + self.bias
 
 
 class BatchNorm(FloatNorm):
@@ -58,10 +59,11 @@ class BatchNorm(FloatNorm):
 
     measures = False
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, epsilon: float = EPSILON) -> None:
         """Running statistics of size `dim`."""
         nn.Module.__init__(self)
-        self.norm = nn.BatchNorm1d(dim, eps=EPSILON)
+        self.epsilon = epsilon
+        self.norm = nn.BatchNorm1d(dim, eps=epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
@@ -80,10 +82,10 @@ class NoNorm(FloatNorm):
 
     measures = False
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, epsilon: float = EPSILON) -> None:
         """`dim` is that of the gain of one and the shift of zero."""
         nn.Module.__init__(self)
-        self.dim = dim
+        self.dim, self.epsilon = dim, epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
@@ -102,6 +104,6 @@ NORMS: Mapping[Norm, type[FloatNorm]] = {
 }
 
 
-def build_norm(kind: Norm, dim: int) -> FloatNorm:
+def build_norm(kind: Norm, dim: int, epsilon: float | None = None) -> FloatNorm:
     """The norm named `kind` over `dim` channels."""
-    return NORMS[kind](dim)
+    return NORMS[kind](dim, EPSILON if epsilon is None else epsilon)

@@ -1,4 +1,7 @@
-"""Float transformer: features or token ids in, logits of classes or of the next token out."""
+"""Float transformer: features or token ids in, logits of classes or of the next token out.
+
+A hidden model has no head: what a head would read comes out.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ class Block(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.norm1 = build_norm(config.norm, config.dim)
+        self.norm1 = build_norm(config.norm, config.dim, config.norm_epsilon)
         self.attention = Attention(config)
-        self.norm2 = build_norm(config.norm, config.dim)
+        self.norm2 = build_norm(config.norm, config.dim, config.norm_epsilon)
         self.up = nn.Linear(config.dim, config.mlp_dim)
         self.gate = nn.Linear(config.dim, config.mlp_dim) if config.gated else None
         self.down = nn.Linear(config.mlp_dim, config.dim)
@@ -93,6 +96,8 @@ class Transformer(nn.Module):
             self.positions = vectors
         else:
             self.register_buffer("positions", vectors, persistent=False)
+        if config.embed_norm:
+            self.embed_norm = build_norm(config.norm, config.dim, config.norm_epsilon)
         windows = (config.window or 1, *[1] * (config.layers - 1))
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
         if config.pooling == "query":
@@ -100,14 +105,20 @@ class Transformer(nn.Module):
         if config.skip:
             width = config.dim if config.pooling == "query" else config.outputs
             self.skip = nn.Linear(config.tokens * config.dim, width, bias=False)
-        self.norm = build_norm("none" if config.post_norm else config.norm, config.dim)
-        self.head = nn.Linear(config.pooled_dim, config.outputs)
+        last = "none" if config.post_norm else config.norm
+        self.norm = build_norm(last, config.dim, config.norm_epsilon)
+        if config.pooler is not None:
+            self.pooler = nn.Linear(config.pooled_dim, config.dim)
+        self.head = nn.Identity() if config.hidden else nn.Linear(config.head_reads, config.outputs)
         if config.tied:
             nn.init.normal_(self.embed.weight, std=config.dim**-0.5)
             self.head.weight = self.embed.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, features) or ids (B, T) to logits (B, classes) or (B, T, vocabulary)."""
+        """(B, tokens, features) or ids (B, T) to logits (B, classes) or (B, T, vocabulary).
+
+        Of a hidden model (B, T, dim), or (B, dim) where it pools.
+        """
         config = self.config
         keep = None if config.padding is None else (x != config.padding).to(torch.float32)
         tokens = None if config.window is None else x
@@ -117,19 +128,22 @@ class Transformer(nn.Module):
             x = block(x, keep=keep, tokens=tokens)
         skipped = self.skip(embedded.flatten(1)) if config.skip else None
         x = last(x, self.query if config.pooling == "query" else None, keep, skipped, tokens)
-        if config.foretells:
+        if config.positionwise:
             x = self.norm(x)
         elif config.pooling == "row":
             x = pooled(config, self.norm(x), keep)
         else:
             x = self.norm(pooled(config, x, keep))
+        if config.pooler is not None:
+            x = ACTIVATIONS[config.pooler](self.pooler(x))
         logits: Tensor = self.head(x)
         return logits if skipped is None or config.pooling == "query" else logits + skipped
 
     def _embedded(self, x: Tensor) -> Tensor:
         scale = self.config.input_scale
         x = self.embed(x if scale is None else x / scale)
-        return x if self.positions is None else x + self.positions[: x.shape[1]]
+        x = x if self.positions is None else x + self.positions[: x.shape[1]]
+        return self.embed_norm(x) if self.config.embed_norm else x
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into `folder`."""

@@ -23,6 +23,7 @@ from torusformer.pipelines.commands import (
     compile_,
     demo,
     generate,
+    import_,
     lower,
     plan,
     run,
@@ -30,7 +31,7 @@ from torusformer.pipelines.commands import (
     tune,
 )
 
-COMMANDS = (train, lower, calibrate, plan, compile_, run, generate, demo, tune)
+COMMANDS = (train, import_, lower, calibrate, plan, compile_, run, generate, demo, tune)
 USER_ERROR = 2
 
 

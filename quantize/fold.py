@@ -26,6 +26,7 @@ from torusformer.models.transformer import Transformer, pooled
 from torusformer.quantize.config import Rewrite
 from torusformer.quantize.graph import (
     INPUT,
+    POOLED,
     Affine,
     Attend,
     Code,
@@ -145,7 +146,7 @@ def fuse_affine(graph: Graph, embed_table: bool = True) -> Graph | None:
     if not all(op.is_affine for op in graph.ops if isinstance(op, Normalize)):
         return None
     model = graph.model
-    if model.padding is not None and not model.foretells and model.pooling in (None, "mean"):
+    if model.padding is not None and not model.positionwise and model.pooling in (None, "mean"):
         return None  # a mean over tokens whose number is encrypted is no affine map
     return _Fusion(graph, embed_table).run()
 
@@ -271,6 +272,8 @@ class _Fusion:
                 return op.weight.shape[1]
             case Attend():
                 return model.heads * model.head_value_dim
+            case Code() if op.name == POOLED:
+                return model.dim
         return model.mlp_dim  # of hidden units
 
 

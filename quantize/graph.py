@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from torusformer.models.attention import Attention
-from torusformer.models.config import ModelConfig, Norm
+from torusformer.models.config import Activation, ModelConfig, Norm
 from torusformer.models.norms import NORMS, FloatNorm
 from torusformer.models.transformer import Block, Transformer
 
 # What a value is looked up for, and so on which grid; see `quantize.transformer`.
 Role = Literal["stream", "restart", "branch", "activation", "hidden", "factor"]
 INPUT = "input"
+POOLED = "pooler_quant"  # what a head reads of a pooler
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,7 @@ class Normalize(Op):
     kind: Norm
     weight: Tensor
     bias: Tensor
+    epsilon: float
 
     @property
     def is_affine(self) -> bool:
@@ -111,6 +113,8 @@ class Attend(Op):
 @dataclass(frozen=True, eq=False)
 class Activate(Op):
     """The activation of one source; of two, of the first times the second."""
+
+    kind: Activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +178,8 @@ def graph_of(model: Transformer) -> Graph:
         x = add(Affine("embed", (INPUT,), (weight,), bias, model.positions))
     else:
         x = add(Embedding("embed", (), model.embed.weight, model.positions))
+    if config.embed_norm:
+        x = add(_norm("embed_norm", x, config.norm, model.embed_norm))
     stream = add(Code("stream_quant", (x,), "stream"))
     for i, block in enumerate(model.blocks):
         asks = config.pooling == "query" and i == config.layers - 1
@@ -181,15 +187,25 @@ def graph_of(model: Transformer) -> Graph:
         row = _row(add, model, OneToken) if asks and config.skip else None
         stream = _add_block(add, block, f"blocks.{i}", stream, query, row)
     rowed = config.pooling == "row"
-    if not (config.foretells or rowed):
+    if not (config.positionwise or rowed):
         stream = add(Pool("pool_sum", (stream,)))
     if not config.post_norm:
         stream = add(_norm("norm", stream, config.norm, model.norm))
     if rowed:
         stream = add(Pool("pool_sum", (stream,)))
+    if config.pooler is not None:
+        layer = model.pooler
+        stream = add(Affine("pooler", (stream,), (layer.weight,), layer.bias))
+        stream = add(Activate("pooler_activation", (stream,), config.pooler))
+        stream = add(Code(POOLED, (stream,), "activation"))
+    head = model.head
+    if not isinstance(head, nn.Linear):  # a hidden model: a map that changes nothing
+        head = nn.Linear(config.head_reads, config.head_reads)
+        nn.init.eye_(head.weight)
+        nn.init.zeros_(head.bias)
     sources: tuple[str, ...] = (stream,)
-    weights: tuple[Tensor, ...] = (model.head.weight,)
-    shift: Tensor = model.head.bias
+    weights: tuple[Tensor, ...] = (head.weight,)
+    shift: Tensor = head.bias
     if config.skip and config.pooling != "query":
         pixels, linear, added = _row(add, model, InARow)
         sources, weights, shift = (stream, pixels), (*weights, linear), shift + added
@@ -242,9 +258,9 @@ def _add_block(
     if block.gate is not None:
         gate = add(Affine(f"{name}.gate", (read,), (block.gate.weight,), block.gate.bias))
         up, gate = (add(Code(f"{value}_quant", (value,), "factor")) for value in (up, gate))
-        up = add(Activate(f"{name}.activation", (gate, up)))
+        up = add(Activate(f"{name}.activation", (gate, up), block.config.activation))
     else:
-        up = add(Activate(f"{name}.activation", (up,)))
+        up = add(Activate(f"{name}.activation", (up,), block.config.activation))
     hidden = add(Code(f"{name}.activation_quant", (up,), "hidden"))
     down = add(Affine(f"{name}.down", (hidden,), (block.down.weight,), block.down.bias))
     branch = add(Code(f"{name}.mlp_quant", (down,), "branch"))
@@ -253,7 +269,7 @@ def _add_block(
 
 
 def _norm(name: str, source: str, kind: Norm, norm: FloatNorm) -> Normalize:
-    return Normalize(name, (source,), kind, *norm.folded())
+    return Normalize(name, (source,), kind, *norm.folded(), norm.epsilon)
 
 
 def _asked(attention: Attention, query: Tensor) -> tuple[tuple[Tensor], Tensor]:

@@ -58,7 +58,7 @@ def _value(
         case Normalize() if op.is_affine:
             return sources[0] * op.weight + op.bias
         case Normalize():
-            norm = build_norm(op.kind, len(op.weight))
+            norm = build_norm(op.kind, len(op.weight), op.epsilon)
             norm.load_state_dict({"weight": op.weight, "bias": op.bias})
             result: Tensor = norm(sources[0])
             return result
@@ -69,7 +69,7 @@ def _value(
             q, *k, v = sources
             return heads.attend(q, k[0] if k else None, v, keep)
         case Activate():
-            act = ACTIVATIONS[model.activation]
+            act = ACTIVATIONS[op.kind]
             return act(sources[0]) if len(sources) == 1 else act(sources[0]) * sources[1]
         case Pool():
             return pooled(model, sources[0], keep)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torusformer.models.activations import ACTIVATIONS
+from torusformer.models.config import Activation as ActivationName
 from torusformer.models.config import ModelConfig
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.graph import Embedding
@@ -65,14 +66,13 @@ class FloatGain(nn.Module):
 
 
 class Activation(nn.Module):
-    """The MLP's activation; what a gate lets through is a function of two codes, one table."""
+    """An activation; what a gate lets through is a function of two codes, one table."""
 
-    def __init__(self, model: ModelConfig, config: QuantConfig) -> None:
-        """With a learned gain a channel where the configuration says so."""
+    def __init__(self, kind: ActivationName, gains: int | None) -> None:
+        """With `gains`, a learned gain for each of so many channels."""
         super().__init__()
-        self.act = ACTIVATIONS[model.activation]
-        gains = config.gains and not model.gated
-        self.gain = nn.Parameter(torch.ones(model.mlp_dim)) if gains else None
+        self.act = ACTIVATIONS[kind]
+        self.gain = None if gains is None else nn.Parameter(torch.ones(gains))
 
     def forward(self, gate: Tensor, up: Tensor | None = None) -> Tensor:
         """(..., n) to (..., n)."""

@@ -103,9 +103,8 @@ def _build_head(op: Head, site: Site) -> nn.Module:
     weight, known = _weights(op, site)
     assert weight is not None, "something was looked up"
     span = _span(op, site)
-    if site.model.foretells:
+    if site.model.foretells or known is not None:
         return TokenHead(weight, op.bias, site.config, input_span=span, known=known)
-    assert known is None, "pools are of codes"
     return QuantHead(weight, op.bias, site.config, input_span=span)
 
 
@@ -165,7 +164,7 @@ def _build_norm(op: Normalize, site: Site) -> nn.Module:
     if not site.known(op.name):
         norm = QUANT_NORMS[op.kind](dim, site.config)
     else:
-        norm = FloatGain(dim) if op.is_affine else NORMS[op.kind](dim)
+        norm = FloatGain(dim) if op.is_affine else NORMS[op.kind](dim, op.epsilon)
     for name, value in norm.named_parameters(recurse=False):
         value.data.copy_(getattr(op, name))  # weight and bias
     return norm
@@ -180,6 +179,11 @@ def _build_attention(op: Attend, site: Site) -> nn.Module:
 def _run_attention(module: Any, sources: list[Value], rows: Rows, x: Tensor) -> Value:
     q, *k, v = sources
     return module(q, k[0] if k else None, v, rows)
+
+
+def _build_activation(op: Activate, site: Site) -> nn.Module:
+    gains = site.config.gains and not site.model.gated and op.name != "pooler_activation"
+    return Activation(op.kind, site.model.mlp_dim if gains else None)
 
 
 def _run_activation(module: Any, sources: list[Value], rows: Rows, x: Tensor) -> Value:
@@ -205,7 +209,7 @@ RULES: Mapping[type[Op], Rule] = {
     Normalize: Rule(_build_norm, lambda module, sources, rows, x: module(sources[0])),
     Residual: Rule(_no_module, lambda module, sources, rows, x: add(*sources)),
     Attend: Rule(_build_attention, _run_attention),
-    Activate: Rule(lambda op, site: Activation(site.model, site.config), _run_activation),
+    Activate: Rule(_build_activation, _run_activation),
     Pool: Rule(_build_pool, lambda module, sources, rows, x: module(sources[0], rows)),
     InARow: Rule(_no_module, lambda module, sources, rows, x: in_a_row(sources[0])),
     OneToken: Rule(_no_module, lambda module, sources, rows, x: one_token(sources[0])),

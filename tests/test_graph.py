@@ -47,7 +47,10 @@ AXES = [
     [SMALL],
     [FEATURES, {**FEATURES, "causal": True}, {**FEATURES, "skip": True, "input_scale": 4.0},
      TOKENS, {**TOKENS, "padding": 0}, {**TOKENS, "causal": True, "padding": 0},
-     TEXT, {**TEXT, "tied": True}, {**TEXT, "padding": 0}],
+     TEXT, {**TEXT, "tied": True}, {**TEXT, "padding": 0},
+     {**TOKENS, "num_classes": None, "hidden": True},
+     {**TOKENS, "num_classes": None, "hidden": True, "padding": 0},
+     {**FEATURES, "num_classes": None, "hidden": True}],
     *([{name: v} for v in values] for name, values in {
         "norm": get_args(Norm),
         "attention": get_args(AttentionKind),
@@ -58,6 +61,7 @@ AXES = [
         "gated": (False, True),
         "layers": (1, 2),
     }.items()),
+    [{}, {"pooler": "tanh"}, {"embed_norm": True}, {"norm_epsilon": 0.1}],
     [{}, {"kv_heads": 1}, {"distance_bias": True}, {"value_dim": 3}],
 ]
 # fmt: on
@@ -80,7 +84,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def is_affine(config: ModelConfig) -> bool:
     """Whether nothing is measured: neither the stream by norms nor the number of tokens."""
     counted = config.padding is not None and config.pooling in (None, "mean")
-    return config.norm in ("batch", "none") and (config.foretells or not counted)
+    return config.norm in ("batch", "none") and (config.positionwise or not counted)
 
 
 @by_shape
@@ -95,7 +99,7 @@ def test_graph_and_every_rewrite_compute_what_the_model_does(settings: Fragment)
     for rewritten in rewrites.values():
         assert rewritten is None or same(interpret(rewritten, x), expected)
     config = model.config
-    mean = config.norm == "layer" and not config.post_norm
+    mean = config.norm == "layer" and not (config.post_norm or config.embed_norm)
     assert (rewrites["mean"] is not None) == mean
     assert (rewrites["affine"] is not None) == is_affine(config)
 

@@ -59,7 +59,7 @@ def test_standard_preset_is_a_whole_transformer() -> None:
         ({"num_classes": 1}, "num_classes is 1; give at least 2"),
         ({"norm": "group"}, "norm is 'group'; choose one of layer, rms, batch, none"),
         ({"pooling": "max"}, "choose one of mean, first, last, row, query"),
-        ({"activation": "tanh"}, "choose one of gelu, relu, silu, hardtanh"),
+        ({"activation": "mish"}, "choose one of gelu, gelu_tanh, quick_gelu, relu"),
         (
             {"attention": "linear"},
             "choose one of softmax, relu, quad, sigmoid, tanh, inhibitor, table",
@@ -102,6 +102,10 @@ NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (IDS, {"pooling": "query", "padding": 0}, "padding may fill the last token"),
     (BASE, {"pooling": "query", "distance_bias": True}, "no distance to tokens; leave out"),
     (BASE, {"pooling": "query", "attention": "sigmoid"}, "no distance to tokens, attention sigm"),
+    (TEXT, {"pooler": "tanh"}, "pooler is 'tanh' and the output is that of every position"),
+    (BASE, {"hidden": True}, "num_classes is 3 and a hidden model has no head; leave it out"),
+    (BASE, {"embed_norm": True}, "embed_norm is True and inputs are no token ids"),
+    (BASE, {"norm": "none", "norm_epsilon": 0.1}, "norm_epsilon is 0.1 and norm is none"),
     (BASE, {"kv_heads": 1, "attention": "inhibitor"}, "kv_heads is 1 and attention inhibitor has"),
 ]
 

@@ -67,6 +67,23 @@ SHAPES = pairwise([
 ])  # fmt: skip
 
 
+HEADLESS = {"num_classes": None, "hidden": True}
+AS_IMPORTED: list[Fragment] = [
+    {**TOKENS, "pooler": "tanh", "embed_norm": True, "post_norm": True, "norm_epsilon": 1e-3},
+    {**FEATURES, "pooler": "gelu_tanh", "pooling": "row"},
+    {**TOKENS, **HEADLESS, "activation": "gelu_tanh"},
+    {**FEATURES, **HEADLESS, "activation": "quick_gelu", "pooling": "mean"},
+    {**TOKENS, **HEADLESS, "norm": "none", "activation": "tanh"},
+]
+
+
+@pytest.mark.parametrize("shape", AS_IMPORTED, ids=brief)
+def test_what_checkpoints_of_others_have_lowers(shape: Fragment) -> None:
+    twin = twin_of(ModelConfig.from_dict({**SMALL, **shape}))
+    x = samples(twin.model_config, 8, seed=1)
+    np.testing.assert_allclose(logits_of(program_of(twin), x), predict(twin, x), atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=brief)
 def test_graph_computes_what_was_trained(tmp_path: Path, shape: Fragment) -> None:
     config = ModelConfig.from_dict(shape)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import archives, graphs, json_files, messages, programs, samples
+from tests.fuzz import archives, checkpoints, graphs, json_files, messages, programs, samples
 from tests.fuzz.case import Maker
 
 KINDS: Mapping[str, Maker] = {
     "archives": archives.make,
+    "checkpoints": checkpoints.make,
     "graphs": graphs.make,
     "json": json_files.make,
     "messages": messages.make,
