@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.graphs import axis_of
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
     Builder,
@@ -111,13 +112,17 @@ def _target_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int,
 
 
 def _squeezed_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
-    drop = {a % len(shape) for a in axes} if axes else {i for i, n in enumerate(shape) if n == 1}
+    if not axes:
+        return tuple(n for n in shape if n != 1)
+    drop = {axis_of(a, len(shape)) for a in axes}
     return tuple(n for i, n in enumerate(shape) if i not in drop)
 
 
 def _unsqueezed_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     rank = len(shape) + len(axes)
-    new = {a % rank for a in axes}
+    new = {axis_of(a, rank) for a in axes}
+    if len(new) < len(axes):
+        raise LoweringError(f"it adds an axis twice: {axes}")
     rest = iter(shape)
     return tuple(1 if i in new else next(rest) for i in range(rank))
 
@@ -157,7 +162,7 @@ def layout_moves(
         case "Gather":
             indices = args[1]
             assert isinstance(indices, Clear)
-            axis = attr.get("axis", 0) % len(shape)
+            axis = axis_of(attr.get("axis", 0), len(shape))
             return [gather_by(layer, shape, axis, np.asarray(indices.value))]
         case "Slice":
             starts, ends = (_clear_ints(a, "limits") for a in args[1:3])
@@ -165,12 +170,12 @@ def layout_moves(
             on = given if given is not None else tuple(range(len(starts)))
             strides = _clear_ints(args[4], "steps") if len(args) > 4 and args[4] else (1,) * len(on)
             slices = {
-                a % len(shape): slice(s, e, p)
+                axis_of(a, len(shape)): slice(s, e, p)
                 for a, s, e, p in zip(on, starts, ends, strides, strict=True)
             }
             return [slice_by(layer, shape, slices)]
         case "Split":
-            axis = attr.get("axis", 0) % len(shape)
+            axis = axis_of(attr.get("axis", 0), len(shape))
             if len(args) > 1 and args[1] is not None:
                 sizes = _clear_ints(args[1], "split sizes")
             else:
@@ -202,7 +207,7 @@ def concat(builder: Builder, layer: str, args: list[Symbol], axis: int) -> Symbo
         names.append(name)
         scales.append(scale)
         offsets.append(offset)
-    axis %= scales[0].ndim
+    axis = axis_of(axis, scales[0].ndim)
     return Affine(
         builder.emit(Concat, layer, tuple(names), axis=axis),
         np.concatenate(scales, axis),
