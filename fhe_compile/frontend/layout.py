@@ -142,9 +142,13 @@ def layout_moves(
 
     match op:
         case "Reshape":
-            return [reshape_to(layer, _target_shape(shape, _clear_ints(args[1], "shape")))]
+            wanted = _clear_ints(args[1], "shape")
+            if attr.get("allowzero", 0) and 0 in wanted:
+                raise LoweringError(f"it gives the shape {wanted}, sizes are from 1 up")
+            return [reshape_to(layer, _target_shape(shape, wanted))]
         case "Flatten":
             axis = attr.get("axis", 1)
+            axis = axis if axis == len(shape) else axis_of(axis, len(shape))
             rows = int(np.prod(shape[:axis], dtype=np.int64))
             return [reshape_to(layer, _target_shape(shape, (rows, -1)))]
         case "Squeeze":
@@ -178,8 +182,13 @@ def layout_moves(
             axis = axis_of(attr.get("axis", 0), len(shape))
             if len(args) > 1 and args[1] is not None:
                 sizes = _clear_ints(args[1], "split sizes")
+            elif "split" in attr:
+                sizes = tuple(attr["split"])
             else:
-                sizes = tuple(len(p) for p in np.array_split(np.arange(shape[axis]), outputs))
+                each = -(-shape[axis] // outputs)
+                sizes = (*(each,) * (outputs - 1), shape[axis] - each * (outputs - 1))
+            if min(sizes) < 1 or sum(sizes) != shape[axis] or len(sizes) != outputs:
+                raise LoweringError(f"it splits {shape[axis]} into {sizes}")
             stops = np.cumsum(sizes)
             return [
                 slice_by(layer, shape, {axis: slice(int(e - n), int(e))})

@@ -23,6 +23,7 @@ MAX_NODES = 20_000
 MAX_NAME = 1_000  # characters
 QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
 OPSETS = range(9, 23)
+_CHANGED = ("Softmax", "LogSoftmax", "Hardmax")  # one axis, and not all behind it
 _QUANT_ATTRIBUTES: dict[str, int] = {
     "signed": AttributeProto.INT,
     "narrow": AttributeProto.INT,
@@ -127,6 +128,8 @@ def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range,
         return _QUANT_ATTRIBUTES, range(4, 5), range(1, 2)
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
+    if node.op_type in _CHANGED and opset < 13:
+        raise ValueError(f"{node.op_type} means something else since opset 13; use that or a newer")
     found = _schema(node.op_type, opset)
     if found is None:
         raise ValueError(f"ONNX opset {opset} has no operator {node.op_type}")
