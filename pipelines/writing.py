@@ -110,8 +110,8 @@ def compile_decoder(
 class EncryptedWriting:
     """Both parties of a deployment in one process; keys are made at once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.client, self.server = Writer(folder), WritingServer(folder)
+    def __init__(self, folder: Path, trust: Path | None = None) -> None:
+        self.client, self.server = Writer(folder, trust), WritingServer(folder, trust)
         start = time.monotonic()
         with Progress("keys"):
             self.client.keygen()

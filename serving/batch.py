@@ -21,7 +21,7 @@ from types import TracebackType
 
 from torusformer import InputError
 from torusformer.fhe_compile.circuit.circuit import ONLY
-from torusformer.serving.process import Process, WorkerError
+from torusformer.serving.process import TIME_LIMIT, Process, WorkerError
 from torusformer.serving.server import EvaluationKeys, Server
 
 __all__ = ["Reply", "WorkerError", "Workers"]
@@ -55,16 +55,20 @@ class Workers:
         evaluation_keys: bytes,
         jobs: int,
         trust: str | Path | None = None,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
         if jobs < 1:
             raise InputError(f"jobs is {jobs}; give at least one worker process")
         self.folder, self.jobs, self._trust = Path(folder), jobs, trust
+        self._time_limit = time_limit  # seconds for one request of one worker
         self._evaluation_keys = evaluation_keys
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
         with ExitStack() as stack:
-            self._server = stack.enter_context(Server(self.folder, self._trust, threads=1))
+            self._server = stack.enter_context(
+                Server(self.folder, self._trust, threads=1, time_limit=self._time_limit)
+            )
             for number in range(1, self.jobs + 1):
                 what = f"worker {number} of {self.jobs}"
                 self._workers.append(_Worker(self._server.start_keys(self._evaluation_keys, what)))

@@ -23,12 +23,14 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from torusformer import TorusformerError
+from torusformer import InputError, TorusformerError
 from torusformer.serving.child import DONE, receive_pieces, send_pieces
 
 _CHILD = Path(__file__).with_name("child.py")
 _THREADS = "OMP_NUM_THREADS"
 _PATIENCE = 5.0  # seconds for a process to end once its end of the socket is closed
+TIME_LIMIT = 3600.0  # seconds for one request: far above what any circuit of ours takes
+_VMSTAT = Path("/proc/vmstat")
 
 
 class WorkerError(TorusformerError):
@@ -39,10 +41,21 @@ class Process:
     """One circuit with one client's keys, in a process of its own.
 
     `send` and `receive` are for whoever waits for several; `ask` is both, one thread at a time.
+    From `send` to the end of `receive` it has `time_limit` seconds; a process that needs more is
+    killed, so that none that hangs holds up a server.
     """
 
-    def __init__(self, what: str, threads: int | None = None) -> None:
-        self.what = what
+    def __init__(
+        self, what: str, threads: int | None = None, time_limit: float = TIME_LIMIT
+    ) -> None:
+        if not 0 < time_limit <= threading.TIMEOUT_MAX:
+            raise InputError(
+                f"a time limit of {time_limit} s; give seconds above 0, the default is "
+                f"{TIME_LIMIT:.0f}"
+            )
+        self.what, self.time_limit = what, time_limit
+        self._late, self._timer = threading.Event(), threading.Timer(0, lambda: None)
+        self._oom_kills = _oom_kills()
         here, there = socket.socketpair()
         with there:
             self.inner = subprocess.Popen(
@@ -73,7 +86,10 @@ class Process:
                 raise
 
     def send(self, pieces: Sequence[bytes]) -> None:
-        """WorkerError if the process has ended."""
+        """WorkerError if the process has ended, or takes nothing until the time limit."""
+        self._timer = threading.Timer(self.time_limit, _stop_late, (self.inner, self._late))
+        self._timer.daemon = True
+        self._timer.start()
         try:
             with _broken_pipes_are_errors():
                 send_pieces(self.pipe, pieces)
@@ -81,17 +97,20 @@ class Process:
             raise self._ended() from error
 
     def receive(self) -> list[bytes]:
-        """What it answers; WorkerError if it ended, or if Concrete refused."""
+        """What it answers; WorkerError if it ended, ran out of time, or if Concrete refused."""
         try:
             state, *pieces = receive_pieces(self.pipe)
         except (EOFError, OSError) as error:
             raise self._ended() from error
+        finally:
+            self._timer.cancel()
         if state != DONE:
             raise WorkerError(f"{self.what} failed with {pieces[0].decode()}")
         return pieces
 
     def close(self) -> None:
         """End it, whatever it does."""
+        self._timer.cancel()
         self._end()
 
     def _ended(self) -> WorkerError:
@@ -103,17 +122,45 @@ class Process:
         except subprocess.TimeoutExpired:
             code = None
         self.close()
-        return WorkerError(f"{self.what} ended {_cause(code)} before it answered")
+        if self._late.is_set():
+            return WorkerError(
+                f"{self.what} gave no answer within {self.time_limit:g} s and was stopped; if the "
+                "circuit needs longer, give the server a larger time_limit"
+            )
+        more = None if self._oom_kills is None else (_oom_kills() or 0) > self._oom_kills
+        return WorkerError(f"{self.what} ended {_cause(code, more)} before it answered")
 
 
-def _cause(code: int | None) -> str:
+def _cause(code: int | None, out_of_memory: bool | None) -> str:
+    """How a process ended; `out_of_memory`: whether the system killed any since it began, if known.
+
+    Of a process that was killed, nothing but this tells who did it.
+    """
     if code is None:
         return "its side of the connection"
-    if code == -signal.SIGKILL:
-        return f"with exit code {code}, perhaps for lack of memory,"
-    if code < 0:
-        return f"with exit code {code} ({signal.Signals(-code).name})"
-    return f"with exit code {code}"
+    if code >= 0:
+        return f"with exit code {code}"
+    name = next((s.name for s in signal.Signals if s == -code), "no signal of this system")
+    said = f"with exit code {code} ({name})"
+    if code != -signal.SIGKILL:
+        return said
+    if out_of_memory:
+        return f"{said}, killed by the system for lack of memory,"
+    return f"{said}, killed from outside{' or for lack of memory' * (out_of_memory is None)},"
+
+
+def _oom_kills() -> int | None:
+    """How many processes this system has killed for lack of memory; None where it does not say."""
+    try:
+        lines = _VMSTAT.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:

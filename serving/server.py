@@ -19,7 +19,7 @@ from torusformer.fhe_compile.deployment.archives import LIBRARY, SERVER, read_ar
 from torusformer.fhe_compile.deployment.interface import Interface
 from torusformer.serving.declared import check_evaluation_keys, check_value
 from torusformer.serving.messages import digest, pack, unpack
-from torusformer.serving.process import Process
+from torusformer.serving.process import TIME_LIMIT, Process
 
 Agreed = TypeVar("Agreed", bound=Interface)
 
@@ -39,7 +39,8 @@ class EvaluationKeys:
 class Evaluator(Generic[Agreed]):
     """Runs the functions of one deployment on ciphertexts.
 
-    With `trust`, a public key, the deployment has to be signed with it.
+    With `trust`, a public key, the deployment has to be signed with it. A request, or the reading
+    of keys, that takes more than `time_limit` seconds ends in a WorkerError.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Evaluator(Generic[Agreed]):
         folder: str | Path,
         trust: str | Path | None = None,
         threads: int | None = None,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
-        self.folder, self._threads = Path(folder), threads
+        self.folder, self._threads, self._time_limit = Path(folder), threads, time_limit
         self.interface = kind.load(self.folder, SERVER, None if trust is None else Path(trust))
         self._open: weakref.WeakSet[Process] = weakref.WeakSet()
 
@@ -69,7 +71,9 @@ class Evaluator(Generic[Agreed]):
         check_evaluation_keys(part, self.interface.specification.keyset)
         files = read_archive(self.folder / SERVER, self._circuit_id, *LIBRARY)
         key_id = digest(evaluation_keys)
-        process = Process(what or f"the process with the keys {key_id[:12]}", self._threads)
+        process = Process(
+            what or f"the process with the keys {key_id[:12]}", self._threads, self._time_limit
+        )
         self._open.add(process)
         process.load(files, part)
         return EvaluationKeys(key_id, process)
@@ -127,9 +131,13 @@ class Server(Evaluator[Interface]):
     """Runs one deployment's circuit on what clients send."""
 
     def __init__(
-        self, folder: str | Path, trust: str | Path | None = None, threads: int | None = None
+        self,
+        folder: str | Path,
+        trust: str | Path | None = None,
+        threads: int | None = None,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
-        super().__init__(Interface, folder, trust, threads)
+        super().__init__(Interface, folder, trust, threads, time_limit)
 
     def run(self, inputs: bytes, evaluation_keys: bytes | EvaluationKeys) -> bytes:
         """The circuit on a client's message; keys as bytes or from `load_keys`."""

@@ -18,6 +18,7 @@ from torusformer.fhe_compile.decoding.names import LOGITS, NEXT
 from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.serving.cache import EncryptedCache
 from torusformer.serving.messages import pack, read_head, unpack
+from torusformer.serving.process import TIME_LIMIT
 from torusformer.serving.server import EvaluationKeys, Evaluator
 from torusformer.serving.writer import check_prompt
 
@@ -35,9 +36,13 @@ class WritingServer(Evaluator[DecoderInterface]):
     """Runs one decoder on what clients send."""
 
     def __init__(
-        self, folder: str | Path, trust: str | Path | None = None, threads: int | None = None
+        self,
+        folder: str | Path,
+        trust: str | Path | None = None,
+        threads: int | None = None,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
-        super().__init__(DecoderInterface, folder, trust, threads)
+        super().__init__(DecoderInterface, folder, trust, threads, time_limit)
 
     def open(self, message: bytes) -> Prompt:
         """A client's message, checked but not computed on."""

@@ -4,6 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from tests.commands import printed, refused, say
 from torusformer.pipelines.cli import main
@@ -68,13 +75,25 @@ def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
     open_steps = printed("plan", decoder, "--open-loop")["steps"]
     assert all(one["pbs"] < other["pbs"] for one, other in zip(open_steps, steps, strict=True))
     assert "position" in say("plan", decoder).out
-    out = str(tmp_path / "open")
-    argv = ("compile", decoder, "--open-loop", "--p-error", "fast", "--out", out)
+    out, private, ours, theirs = (str(tmp_path / n) for n in ("open", "a.pem", "a.pub", "b.pub"))
+    _write_pair(private, ours)
+    _write_pair(str(tmp_path / "b.pem"), theirs)
+    argv = ("compile", decoder, "--open-loop", "--p-error", "fast", "--out", out, "--sign", private)
     assert not printed(*argv)["closed_loop"]
     argv = ("generate", "a", "--model", str(demo), "--deployment", out, "--fhe", "execute")
     assert "is compiled for an open loop" in refused(*argv, "--count", "1")
-    found = printed(*argv, "--open-loop", "--count", "2")
+    found = printed(*argv, "--open-loop", "--count", "2", "--trust", ours)
     assert found["identical"]
+    said = refused(*argv, "--open-loop", "--count", "1", "--trust", theirs)
+    assert "was not signed with the key of" in said
+
+
+def _write_pair(private: str, public: str) -> None:
+    key = Ed25519PrivateKey.generate()
+    plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Path(private).write_bytes(key.private_bytes(*plain))
+    in_pem = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    Path(public).write_bytes(key.public_key().public_bytes(*in_pem))
 
 
 @pytest.mark.slow
@@ -87,6 +106,7 @@ def test_plan_and_compile_take_a_decoder(demo: Path, tmp_path):
         (("a", "--temperature", "9", "--count", "1"), "temperature is 9"),
         (("a", "--p-error", "fast"), "nothing is compiled"),
         (("a", "--deployment", "x"), "a deployment only executes"),
+        (("a", "--trust", "x"), "--trust is about a signed deployment; give --deployment"),
         (("a", "--model", "nowhere"), "has no decoder.json"),
     ],
 )

@@ -72,7 +72,7 @@ ALTERED: dict[str, tuple[Change, str]] = {
     "Reshape by 0": (lambda m: fill(m, "folded.shape", [2, 0, 2]), "from 1 up"),
     "another type": (
         lambda m: m.graph.input[0].type.tensor_type.__setattr__("elem_type", 6),
-        "its inputs are others than described, 'x' say",
+        "they have to be of one kind",
     ),
     "an input that has a default": (
         lambda m: m.graph.input.append(

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 
 from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.graphs import axis_of
 from torusformer.fhe_compile.frontend.symbols import (
+    LARGEST,
     Affine,
     Builder,
     Clear,
@@ -256,7 +258,7 @@ def reduce(
     """ReduceSum or ReduceMean over axes (all where empty)."""
     x = _need_quantized(_square(builder, layer, x), "its input")
     rank = x.scale.ndim
-    over = tuple(sorted({a % rank for a in axes})) if axes else tuple(range(rank))
+    over = tuple(sorted({axis_of(a, rank) for a in axes})) if axes else tuple(range(rank))
     if not uniform(x.scale, over):
         raise LoweringError(
             "its input has scales that differ along the summed axes; quantize it with one scale"
@@ -282,6 +284,11 @@ def batch_norm(
     gamma, beta, mean, variance = (
         p.value.astype(np.float64) for p in parts if isinstance(p, Clear)
     )
+    given = (gamma, beta, mean, variance)
+    if any(p.shape != x.shape[1:2] or not (np.abs(p) < LARGEST).all() for p in given):
+        raise LoweringError(
+            "batch norm's statistics are no finite numbers, one for each channel; mend the weights"
+        )
     slope = gamma / np.sqrt(variance + attr.get("epsilon", 1e-5))
     column = (-1,) + (1,) * (len(x.shape) - 2)
     slope_at, shift_at = slope.reshape(column), (beta - mean * slope).reshape(column)

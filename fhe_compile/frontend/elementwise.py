@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import defs, helper
 from onnx.reference import ReferenceEvaluator
 
 from torusformer import LoweringError
@@ -76,6 +76,12 @@ _OPSET = 17
 
 
 @functools.lru_cache(maxsize=256)
+def _opset_of(op: str) -> int:
+    """That by which an operator is computed here: 17, or the first that has it."""
+    return _OPSET if defs.has(op, _OPSET, "") else int(defs.get_schema(op, "").since_version)
+
+
+@functools.lru_cache(maxsize=256)
 def _operator(node: bytes, types: tuple[int, ...]) -> ReferenceEvaluator:
     proto = onnx.NodeProto.FromString(node)
     names = [name for name in proto.input if name]
@@ -85,15 +91,20 @@ def _operator(node: bytes, types: tuple[int, ...]) -> ReferenceEvaluator:
         [helper.make_tensor_value_info(n, t, None) for n, t in zip(names, types, strict=True)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.UNDEFINED, None)],
     )
-    opset = max(_OPSET, 20 if proto.op_type == "Gelu" else 0)
-    return ReferenceEvaluator(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    )
+    opsets = [helper.make_opsetid("", _opset_of(proto.op_type))]
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets))
 
 
 def apply(proto: onnx.NodeProto, args: list[np.ndarray | None]) -> np.ndarray:
     """One ONNX operator on arrays; `None` stands for an absent optional input."""
     _refuse_growth(proto, args)
+    opset = _opset_of(proto.op_type)
+    known = defs.get_schema(proto.op_type, opset, "").attributes
+    if old := [a.name for a in proto.attribute if a.name not in known]:
+        raise LoweringError(
+            f"attribute '{old[0]}' of {proto.op_type} is not that of opset {opset}, by which "
+            "constants and tables are computed; export with that opset"
+        )
     bare = onnx.NodeProto()
     bare.CopyFrom(proto)
     bare.name = ""

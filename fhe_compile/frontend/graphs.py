@@ -39,6 +39,13 @@ def constant_of(attr: dict[str, Any]) -> np.ndarray:
     raise LoweringError("a Constant without a number")
 
 
+def axis_of(axis: int, rank: int) -> int:
+    """An axis of a tensor of this rank, counted from 0; a LoweringError where it has none such."""
+    if not -rank <= axis < rank:
+        raise LoweringError(f"axis {axis} of a tensor that has {rank}")
+    return axis % rank
+
+
 def static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     """Of a graph input, batch 1; a LoweringError where a size is free."""
     sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]

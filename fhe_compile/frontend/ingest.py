@@ -38,6 +38,7 @@ from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
 from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
+_REAL = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)  # kinds that a cast to changes nothing
 _CURES = {
     "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
     "LogSoftmax": "leave it out: it does not change which class wins",
@@ -143,8 +144,13 @@ class _Ingest:
         if op == "Constant":
             return [Clear(constant_of(attr))]
         if op == "Shape" and args[0] is not None:
-            return [Clear(np.array(args[0].shape, np.int64))]
-        if op in _PASS_THROUGH or (op == "Cast" and not isinstance(args[0], Clear | TokenWise)):
+            sizes = args[0].shape[slice(attr.get("start", 0), attr.get("end"))]
+            return [Clear(np.array(sizes, np.int64))]
+        if op == "Dropout" and len(args) > 2 and args[2] is not None:
+            raise LoweringError("it may drop at random; export the model after model.eval()")
+        if op in _PASS_THROUGH or (
+            op == "Cast" and attr["to"] in _REAL and not isinstance(args[0], Clear | TokenWise)
+        ):
             return [args[0]]  # type: ignore[list-item]
         if op == "Gather" and isinstance(args[1], TokenWise):
             return self.token_wise(layer, proto, args, attr)
@@ -179,6 +185,8 @@ class _Ingest:
                 axes = tuple(attr.get("axes", ()))
                 if len(given) > 1 and isinstance(given[1], Clear):
                     axes = tuple(int(v) for v in np.atleast_1d(given[1].value))
+                if not axes and attr.get("noop_with_empty_axes", 0):
+                    return given[0]
                 keep = bool(attr.get("keepdims", 1))
                 return reduce(self.builder, layer, op, given[0], axes, keep)
             case "BatchNormalization":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from torusformer import LoweringError
+from torusformer.fhe_compile.frontend.graphs import axis_of
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
     Builder,
@@ -111,13 +112,17 @@ def _target_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int,
 
 
 def _squeezed_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
-    drop = {a % len(shape) for a in axes} if axes else {i for i, n in enumerate(shape) if n == 1}
+    if not axes:
+        return tuple(n for n in shape if n != 1)
+    drop = {axis_of(a, len(shape)) for a in axes}
     return tuple(n for i, n in enumerate(shape) if i not in drop)
 
 
 def _unsqueezed_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     rank = len(shape) + len(axes)
-    new = {a % rank for a in axes}
+    new = {axis_of(a, rank) for a in axes}
+    if len(new) < len(axes):
+        raise LoweringError(f"it adds an axis twice: {axes}")
     rest = iter(shape)
     return tuple(1 if i in new else next(rest) for i in range(rank))
 
@@ -137,9 +142,13 @@ def layout_moves(
 
     match op:
         case "Reshape":
-            return [reshape_to(layer, _target_shape(shape, _clear_ints(args[1], "shape")))]
+            wanted = _clear_ints(args[1], "shape")
+            if attr.get("allowzero", 0) and 0 in wanted:
+                raise LoweringError(f"it gives the shape {wanted}, sizes are from 1 up")
+            return [reshape_to(layer, _target_shape(shape, wanted))]
         case "Flatten":
             axis = attr.get("axis", 1)
+            axis = axis if axis == len(shape) else axis_of(axis, len(shape))
             rows = int(np.prod(shape[:axis], dtype=np.int64))
             return [reshape_to(layer, _target_shape(shape, (rows, -1)))]
         case "Squeeze":
@@ -157,7 +166,7 @@ def layout_moves(
         case "Gather":
             indices = args[1]
             assert isinstance(indices, Clear)
-            axis = attr.get("axis", 0) % len(shape)
+            axis = axis_of(attr.get("axis", 0), len(shape))
             return [gather_by(layer, shape, axis, np.asarray(indices.value))]
         case "Slice":
             starts, ends = (_clear_ints(a, "limits") for a in args[1:3])
@@ -165,16 +174,21 @@ def layout_moves(
             on = given if given is not None else tuple(range(len(starts)))
             strides = _clear_ints(args[4], "steps") if len(args) > 4 and args[4] else (1,) * len(on)
             slices = {
-                a % len(shape): slice(s, e, p)
+                axis_of(a, len(shape)): slice(s, e, p)
                 for a, s, e, p in zip(on, starts, ends, strides, strict=True)
             }
             return [slice_by(layer, shape, slices)]
         case "Split":
-            axis = attr.get("axis", 0) % len(shape)
+            axis = axis_of(attr.get("axis", 0), len(shape))
             if len(args) > 1 and args[1] is not None:
                 sizes = _clear_ints(args[1], "split sizes")
+            elif "split" in attr:
+                sizes = tuple(attr["split"])
             else:
-                sizes = tuple(len(p) for p in np.array_split(np.arange(shape[axis]), outputs))
+                each = -(-shape[axis] // outputs)
+                sizes = (*(each,) * (outputs - 1), shape[axis] - each * (outputs - 1))
+            if min(sizes) < 1 or sum(sizes) != shape[axis] or len(sizes) != outputs:
+                raise LoweringError(f"it splits {shape[axis]} into {sizes}")
             stops = np.cumsum(sizes)
             return [
                 slice_by(layer, shape, {axis: slice(int(e - n), int(e))})
@@ -202,7 +216,7 @@ def concat(builder: Builder, layer: str, args: list[Symbol], axis: int) -> Symbo
         names.append(name)
         scales.append(scale)
         offsets.append(offset)
-    axis %= scales[0].ndim
+    axis = axis_of(axis, scales[0].ndim)
     return Affine(
         builder.emit(Concat, layer, tuple(names), axis=axis),
         np.concatenate(scales, axis),

@@ -16,6 +16,7 @@ import numpy as np
 from torusformer import BitWidthError, LoweringError
 from torusformer.fhe_compile.frontend.elementwise import evaluate, varying_index
 from torusformer.fhe_compile.frontend.symbols import (
+    LARGEST,
     Affine,
     Builder,
     Clear,
@@ -36,7 +37,7 @@ from torusformer.fhe_compile.program.ranges import LIMIT_BITS
 
 MAX_BITS = 16  # Concrete's widest table input
 MAX_QUANT_BITS = 32  # of weights and biases; float32 tells no more apart
-SCALES = 1e-30, 1e30
+SCALES = 1 / LARGEST, LARGEST
 MAX_PACKED_BITS = 8  # widest table over two packed operands
 _TIE_MARGIN = 0.01  # of one unit of the accumulator: far above float32's error, far below a half
 

@@ -28,6 +28,7 @@ from torusformer.fhe_compile.program.nodes import Broadcast, IntArray, Node, Por
 from torusformer.fhe_compile.program.ranges import LIMIT_BITS, MAX_GIVEN, Interval, refuse_many
 
 FloatArray = NDArray[np.float64]
+LARGEST = 1e30  # magnitude of scales and offsets: float32, in which models compute, ends at 3e38
 MAX_OPERATIONS = 256  # of one element-wise function
 
 
@@ -131,10 +132,15 @@ class Affine:
     offset: FloatArray
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.scale).all() and np.isfinite(self.offset).all()):
-            raise LoweringError("its scale or offset is no finite number; mend the constants")
-        if (self.scale == 0).any():
-            raise LoweringError("its scale is 0; calibrate the quantizer before exporting")
+        scale = np.abs(self.scale)
+        if not ((scale < LARGEST).all() and (np.abs(self.offset) < LARGEST).all()):
+            raise LoweringError(
+                f"its scale or offset is no number below {LARGEST:.0e}; mend the constants"
+            )
+        if (scale < 1 / LARGEST).any():
+            raise LoweringError(
+                f"its scale is below {1 / LARGEST:.0e}; calibrate the quantizer before exporting"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

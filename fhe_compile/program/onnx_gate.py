@@ -1,9 +1,9 @@
 """An ONNX model from outside in; the same, or one sentence that says what is wrong with its form.
 
 Every reader may then rely on this: one graph, without functions, subgraphs and sparse tensors, of
-operators that ONNX or QONNX defines with attributes of their kinds; sorted, each value made once,
-names that can be printed, tensors whose numbers are all there. Nothing of it is handed to a library
-of C++ but names to look up.
+operators that ONNX or QONNX defines with operands and attributes of their kinds; sorted, each value
+made once, names that can be printed, tensors whose numbers are all there. Nothing of it is handed
+to a library of C++ but names to look up.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from onnx import AttributeProto, defs
 
 from torusformer import ArtifactError
 from torusformer.fhe_compile.program.onnx_tensors import check_tensor, count_of
+from torusformer.fhe_compile.program.onnx_types import check_types
 
 MAX_NODES = 20_000
 MAX_NAME = 1_000  # characters
 QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
 OPSETS = range(9, 23)
+_CHANGED = ("Softmax", "LogSoftmax", "Hardmax")  # one axis, and not all behind it
 _QUANT_ATTRIBUTES: dict[str, int] = {
     "signed": AttributeProto.INT,
     "narrow": AttributeProto.INT,
@@ -45,6 +47,7 @@ def check_model(model: onnx.ModelProto, source: str) -> None:
         for node in model.graph.node:
             _within(f"node '{_name(node.name)}' ({_name(node.op_type)})", _check_node, node, opset)
         _check_wiring(model.graph)
+        check_types(model.graph, opset, OPSETS[-1])
     except ValueError as error:
         raise ArtifactError(f"{source}: {error}; export it again") from None
 
@@ -125,6 +128,8 @@ def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range,
         return _QUANT_ATTRIBUTES, range(4, 5), range(1, 2)
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
+    if node.op_type in _CHANGED and opset < 13:
+        raise ValueError(f"{node.op_type} means something else since opset 13; use that or a newer")
     found = _schema(node.op_type, opset)
     if found is None:
         raise ValueError(f"ONNX opset {opset} has no operator {node.op_type}")

@@ -36,6 +36,10 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "--deployment", type=Path, metavar="DIR",
         help="with --fhe execute: compiled before; default the model's own, or compile now",
     )  # fmt: skip
+    parser.add_argument(
+        "--trust", type=Path, metavar="KEY.pub",
+        help="with --deployment: refuse one that was not signed with this key",
+    )  # fmt: skip
     parser.add_argument("--count", type=positive, default=8, metavar="N", help="tokens, default 8")
     parser.add_argument("--fhe", choices=MODES, default="disable", help="default disable")
     how = parser.add_mutually_exclusive_group()
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> Outcome:
     """Write."""
     if args.deployment and args.fhe != "execute":
         raise InputError(f"a deployment only executes; leave it out for --fhe {args.fhe}")
+    if args.trust and not args.deployment:
+        raise InputError("--trust is about a signed deployment; give --deployment")
     if args.p_error and (args.deployment or args.fhe == "disable"):
         raise InputError("nothing is compiled, so --p-error changes nothing; leave it out")
 
@@ -118,11 +124,11 @@ def _encrypted(
         usable = DecoderInterface.load(own, "client.zip").picks == args.closed
         folder = own if usable else None
     with deployed(decoder, folder, p_error) as place:
-        interface = DecoderInterface.load(place, "client.zip")
+        interface = DecoderInterface.load(place, "client.zip", args.trust)
         require_loop(interface.picks, args.closed, place)
         if dict(interface.metadata) != dict(decoder.metadata):
             raise InputError(f"{place}: is compiled from another decoder than {args.model}")
-        parties = EncryptedWriting(place)
+        parties = EncryptedWriting(place, args.trust)
         written = _shown(parties.write(request), args)
         made = {
             "keygen_seconds": round(parties.keygen_seconds, 1),

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+from tests.fuzz.growth import GROWTH
+
 NUMBERS = (0, 1, -1, 2, 3, 7, 8, 33, 65, 127, 2**20, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 REALS = (0.0, -0.0, -1.0, 0.5, 1e-45, 1e-30, 1e30, 3e38, float("inf"), float("-inf"), float("nan"))
 KINDS = (*range(24), 99)
@@ -307,45 +309,9 @@ def whole(model: onnx.ModelProto, rng: random.Random) -> str:
     return what
 
 
-def grow(model: onnx.ModelProto, rng: random.Random) -> str:
-    """Nodes that make much of little, before the last one."""
-    graph = model.graph
-    if not graph.node or not graph.node[-1].input:
-        return "nothing"
-    found = rng.choice(
-        ("Expand", "Tile", "ConstantOfShape", "Concat", "Add", "Mul", "Identity", "Range")
-    )
-    source = graph.node[-1].input[0]
-    last = onnx.NodeProto.FromString(graph.node[-1].SerializeToString())
-    del graph.node[-1]
-    if found in ("Expand", "Tile", "ConstantOfShape", "Range"):
-        sizes = rng.choice(([2**20, 2**20], [2**40], [1, 3000, 3000], [2**12, 1]))
-        if found == "Range":
-            limits = [0, rng.choice((2**40, 2**33)), 1]
-            for i, v in enumerate(limits):
-                graph.initializer.append(numpy_helper.from_array(np.array(v), f"grown.{i}"))
-            given = [f"grown.{i}" for i in range(3)]
-        else:
-            graph.initializer.append(numpy_helper.from_array(np.array(sizes), "grown.shape"))
-            given = ["grown.shape"] if found == "ConstantOfShape" else [source, "grown.shape"]
-        graph.node.append(helper.make_node(found, given, ["grown"], name="/net/grown"))
-        source = "grown"
-    else:
-        for i in range(rng.choice((5, 40, 400))):
-            given = [source] if found == "Identity" else [source, source]
-            more = {"axis": 0} if found == "Concat" else {}
-            graph.node.append(
-                helper.make_node(found, given, [f"grown{i}"], name=f"/net/grown{i}", **more)
-            )
-            source = f"grown{i}"
-    last.input[0] = source
-    graph.node.append(last)
-    return f"grown by {found}"
-
-
 MUTATIONS: tuple[Mutation, ...] = (
     rewire, inputs, operator, nodes, outputs, attribute, attribute, values, values, values, tensor,
-    tensor, shape, whole, grow,
+    tensor, shape, whole, *GROWTH,
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from tests.fuzz.case import Maker
 from torusformer import TorusformerError
 
 SECONDS = 10.0  # for one case
+PAUSE = 5.0  # that a turn of the loop takes only where this process was stopped
 MEMORY = 300 << 20  # bytes that one case may take; its files are small
 ADDRESSES = 4 << 30  # bytes of address space beyond what the process began with
 _FORK = multiprocessing.get_context("fork")
@@ -69,8 +70,13 @@ def run_cases(
     """What came of each (kind, seed), in the order in which they end."""
     waiting = iter(cases)
     workers = [_Worker(kinds) for _ in range(jobs)]
+    turn = monotonic()
     try:
         while True:
+            if (lost := monotonic() - turn) > PAUSE:  # all of this was stopped from outside
+                for worker in workers:
+                    worker.began += lost
+            turn = monotonic()
             for worker in workers:
                 if worker.case is None and (case := next(waiting, None)) is not None:
                     worker.take(case)

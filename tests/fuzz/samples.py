@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.case import Case
+from tests.fuzz.commands import command
+from torusformer import TorusformerError
 from torusformer.fhe_compile import Port
 from torusformer.models import ModelConfig, Task
 from torusformer.pipelines.settings import Settings
@@ -259,7 +261,13 @@ def _of_file(draw: random.Random, path: Path, data: bytes, edits: list[str]) -> 
     preset = draw.choice(("tiny", "tiny", "digits-small", "tiny-words"))
 
     def run() -> None:
-        task = Recipe.from_settings("digits", _settings(preset), data=path, shape=shape).task
+        try:
+            task = Recipe.from_settings("digits", _settings(preset), data=path, shape=shape).task
+        except TorusformerError:  # so the command says, in one sentence, before it trains
+            sizes = () if shape is None else ("--shape", "x".join(map(str, shape)))
+            out = ("--out", str(path.parent / "out"))
+            command("train --task digits --preset", preset, "--data", str(path), *sizes, *out)
+            raise AssertionError("train takes what its reader refuses") from None
         _check(task, shape)
 
     return Case(f"{path.name} for {preset}, shape {shape}: {edits}", run)
