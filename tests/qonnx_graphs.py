@@ -27,6 +27,9 @@ class Quant(OpRun):
         rounding_mode: str = "ROUND",
     ) -> tuple[np.ndarray]:
         n = int(bits)
+        if n == 1 and signed:  # as QONNX's executor does
+            sign = np.where(x / scale + zero >= 0, 1, -1)
+            return (((sign - zero) * scale).astype(np.float32),)
         low = (-(2 ** (n - 1)) + narrow) if signed else 0
         high = 2 ** (n - 1) - 1 if signed else 2**n - 1 - narrow
         turn = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}[rounding_mode]
