@@ -179,6 +179,10 @@ def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Sy
         if op == "Sub":
             y = Affine(y.var, -y.scale, -y.offset)
         result = _affine_by_constant(builder, layer, "Mul" if op == "Mul" else "Add", y, x, shape)
+    elif (
+        isinstance(x, Affine) and isinstance(y, Affine) and x.var == y.var and op in ("Add", "Sub")
+    ):
+        result = _twice_the_same(op, x, y)
     elif isinstance(x, Affine) and isinstance(y, Affine) and op != "Div" and x.var != y.var:
         result = _two_encrypted(builder, layer, op, x, y, shape)
     else:
@@ -201,6 +205,15 @@ def _affine_by_constant(
         case "Mul":
             return affine(var, shape, x.scale * c, x.offset * c)
     return affine(var, shape, x.scale / c, x.offset / c)
+
+
+def _twice_the_same(op: str, x: Affine, y: Affine) -> Affine | None:
+    """Of the same integers: their scales add up; None where nothing is left of them."""
+    if x.shape != y.shape:
+        return None
+    sign = -1 if op == "Sub" else 1
+    scale = x.scale + sign * y.scale
+    return None if (scale == 0).any() else Affine(x.var, scale, x.offset + sign * y.offset)
 
 
 def _two_encrypted(

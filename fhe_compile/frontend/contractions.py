@@ -147,7 +147,8 @@ def einsum(
             "with each letter once in a term"
         )
     for i, term in enumerate(terms):
-        lonely = [c for c in term if c not in out and all(c not in t for t in terms if t != term)]
+        elsewhere = "".join([*terms[:i], *terms[i + 1 :], out])
+        lonely = [c for c in term if c not in elsewhere]
         if lonely:
             axes = tuple(term.index(c) for c in lonely)
             given[i] = reduce(builder, layer, "ReduceSum", given[i], axes, keepdims=False)

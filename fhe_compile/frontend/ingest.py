@@ -40,6 +40,7 @@ from torusformer.fhe_compile.frontend.inputs import (
     InputFormat,
     InputNotQuantizedError,
     InputOptions,
+    clip_input,
     declared_format,
     not_quantized,
 )
@@ -241,6 +242,10 @@ class _Ingest:
             raise LoweringError(f"operator {op} is not supported; {cure}")
         if keeps_all(self.builder, op, args):
             return given[0]
+        if isinstance(args[0], Unquantized):
+            clipped = clip_input(op, args[0], args[1:])
+            if clipped is not None:
+                return clipped
         if any(isinstance(a, Unquantized) for a in given):
             raise not_quantized("an operand")
         if any(isinstance(a, Pooled) for a in given):

@@ -7,8 +7,8 @@ The quantizer is the graph's own where one reads the input first. Else it is wha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -186,20 +186,37 @@ def input_by_constant(op: str, x: Unquantized | Clear, y: Unquantized | Clear) -
         raise not_quantized("what spreads over a constant")
     c = _at_input(raw, clear.value)
     scale, offset = np.asarray(raw.scale), np.asarray(raw.offset)
+    ends = np.array([raw.low, raw.high])
+    if c.size > 1 and np.isfinite(ends).any():
+        raise not_quantized("what is clipped before it is changed a channel")
     match op:
         case "Add":
-            offset = offset + c
+            offset, ends = offset + c, ends + c
         case "Sub" if isinstance(x, Unquantized):
-            offset = offset - c
+            offset, ends = offset - c, ends - c
         case "Mul":
-            scale, offset = scale * c, offset * c
+            scale, offset, ends = scale * c, offset * c, ends * c
         case "Div" if isinstance(x, Unquantized):
-            scale, offset = scale / c, offset / c
+            scale, offset, ends = scale / c, offset / c, ends / c
         case _:
             raise not_quantized(f"what a constant is changed by ({op})")
     if not ((scale > 0).all() and np.isfinite(scale).all() and np.isfinite(offset).all()):
         raise LoweringError("the graph input is scaled by a number that is not positive")
-    return Unquantized(raw.name, raw.input_shape, scale, offset, raw.moves)
+    low, high = ends if c.size == 1 else (raw.low, raw.high)
+    return replace(raw, scale=scale, offset=offset, low=float(low), high=float(high))
+
+
+def clip_input(op: str, x: Unquantized, limits: Sequence[Symbol | None]) -> Unquantized | None:
+    """Relu or Clip of a graph input, which the quantizer's bounds take in; None for any other."""
+    if op not in ("Relu", "Clip") or not all(
+        a is None or (isinstance(a, Clear) and a.value.size == 1) for a in limits
+    ):
+        return None
+    ends = [0.0 if op == "Relu" else -np.inf, np.inf]
+    for i, limit in enumerate(limits):
+        if isinstance(limit, Clear):
+            ends[i] = float(limit.value.reshape(()))
+    return replace(x, low=min(max(x.low, ends[0]), ends[1]), high=min(x.high, ends[1]))
 
 
 def quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quantizer) -> Symbol:
@@ -212,7 +229,8 @@ def quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quantiz
         scale, zero = _at_input(symbol, q.scale), _at_input(symbol, q.zero_point)
         shape = symbol.input_shape
     steps, start = scale / symbol.scale, zero + symbol.offset / scale
-    lo, hi, unit, base = q.qmin, q.qmax, scale, -zero * scale
+    lo, hi = _limits(symbol, q)
+    unit, base = scale, -zero * scale
     if isinstance(q, Bipolar):
         steps, start = steps / _SIGN, start * _SIGN + 0.75
         lo, hi, unit, base = 0, 1, 2 * scale, base - scale
@@ -234,6 +252,17 @@ def quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quantiz
     for move in () if coded else symbol.moves:
         result = moved(builder, layer, result, move)
     return result
+
+
+def _limits(symbol: Unquantized, q: Quantizer) -> tuple[int, int]:
+    """The quantizer's bounds, and what it makes of those of the input."""
+    ends = np.array([symbol.low, symbol.high])
+    if not np.isfinite(ends).any():
+        return q.qmin, q.qmax
+    if not q.plain or any(part.size > 1 for part in q.parameters):
+        raise not_quantized("what is clipped before it is quantized a channel")
+    lo, hi = q.integers(np.clip(ends, -1e30, 1e30), *q.parameters)
+    return int(lo), int(hi)
 
 
 def _nudge(layer: str, symbol: Unquantized, q: Quantizer) -> float:

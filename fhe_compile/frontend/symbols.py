@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -108,7 +108,7 @@ class Clear:
 class Unquantized:
     """The graph input times `scale` plus `offset`, moved by `moves`, not yet quantized.
 
-    Both are numbers, or arrays of the input's shape.
+    Both are numbers, or arrays of the input's shape. What results is clipped to `low` and `high`.
     """
 
     name: str
@@ -116,6 +116,8 @@ class Unquantized:
     scale: float | FloatArray = 1.0
     offset: float | FloatArray = 0.0
     moves: tuple[Movement, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -303,9 +305,7 @@ def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbo
             new_shape = move.array(np.broadcast_to(np.int8(0), part.shape)).shape
             return Pooled(part.inner, after, new_shape, channels=False)
         if isinstance(part, Unquantized):
-            return Unquantized(
-                part.name, part.input_shape, part.scale, part.offset, (*part.moves, move)
-            )
+            return replace(part, moves=(*part.moves, move))
         return None
 
     result = visit(symbol, symbol.shape)
