@@ -210,9 +210,9 @@ def broken(make: str) -> onnx.ModelProto:
     x = g.quant("x", 0.5)
     match make:
         case "softmax":
-            return g.model(g.op("Softmax", x, layer="block.attn"))
+            return g.model(g.quant(g.op("Softmax", x, layer="block.attn")))
         case "float weight":
-            return g.model(g.op("MatMul", x, g.const(W), layer="block.fc"))
+            return g.model(g.op("MatMul", x, g.const(np.sqrt(W + 4)), layer="block.fc"))
         case "unquantized operand":
             return g.model(g.op("MatMul", g.op("Exp", x), g.weight(W), layer="block.fc"))
         case "no input quantizer":

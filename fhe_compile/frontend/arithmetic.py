@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,22 @@ import onnx
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.frontend.graphs import axis_of
+from torusformer.fhe_compile.frontend.grids import on_grid, product_scales
+from torusformer.fhe_compile.frontend.inputs import input_by_constant, not_quantized
+from torusformer.fhe_compile.frontend.layout import transpose_by
 from torusformer.fhe_compile.frontend.symbols import (
     LARGEST,
     Affine,
     Builder,
     Clear,
     Pending,
+    Pooled,
     Symbol,
     Unquantized,
     affine,
     broadcast_var,
     compact,
+    moved,
     refuse_size,
     uniform,
     whole,
@@ -30,13 +34,14 @@ from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Linear,
     MatMul,
+    Max,
     Mul,
     Scale,
     Sub,
     Sum,
-    Transpose,
 )
 
+_PACKED_BITS = 8  # that a table of two operands reads at most
 _MAX_SCALE_RATIO = 16  # two summands whose scales are p : q up to this are brought together
 
 
@@ -60,7 +65,8 @@ def _square(builder: Builder, layer: str, x: Symbol) -> Symbol:
     return affine(broadcast_var(builder, layer, var, x.shape), x.shape, base.scale**2)
 
 
-def _need_quantized(symbol: Symbol, what: str) -> Affine:
+def need_quantized(symbol: Symbol | None, what: str) -> Affine:
+    """The symbol, where it is integers times a scale; a LoweringError says what it is else."""
     if isinstance(symbol, Affine):
         return symbol
     if isinstance(symbol, Pending):
@@ -69,9 +75,14 @@ def _need_quantized(symbol: Symbol, what: str) -> Affine:
             "add a QuantIdentity before it"
         )
     if isinstance(symbol, Unquantized):
+        raise not_quantized(what)
+    if isinstance(symbol, Pooled):
         raise LoweringError(
-            f"{what} is the graph input before any quantizer; start the model with a QuantIdentity"
+            f"{what} is the largest of float numbers that no quantizer reads; "
+            "add a QuantIdentity before it"
         )
+    if symbol is None:
+        raise LoweringError(f"{what} is missing")
     raise LoweringError(f"{what} is a constant")
 
 
@@ -99,32 +110,32 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
 
 def linear(builder: Builder, layer: str, x: Symbol, weight: Clear) -> Affine:
     """x @ weight, weight quantized."""
-    x = _need_quantized(x, "the left operand")
-    if weight.ints is None or weight.scale is None or weight.offset is None:
+    x = need_quantized(x, "the left operand")
+    found = on_grid(weight, 1 if weight.value.ndim == 2 else None)
+    if found is None or found.ints is None or found.scale is None or found.offset is None:
         raise LoweringError(
             "its weight is a float constant; use a Brevitas layer with weight_bit_width"
         )
-    if weight.ints.ndim != 2:
-        raise LoweringError(f"its weight has {weight.ints.ndim} axes, 2 are supported")
-    if not uniform(x.scale, (x.scale.ndim - 1,)):
-        raise LoweringError(
-            "its input has a scale a channel along the summed axis; quantize it with one scale"
-        )
-    if not uniform(weight.scale, (0,)):
+    if found.ints.ndim != 2:
+        raise LoweringError(f"its weight has {found.ints.ndim} axes, 2 are supported")
+    if x.shape[-1:] != found.ints.shape[:1]:
+        raise LoweringError(f"shapes {x.shape} and {found.ints.shape} do not fit")
+    zero = found.offset / found.scale
+    if np.any(np.abs(zero - np.rint(zero)) > 1e-4):
+        raise LoweringError("its weight has a zero point that is no whole number; use 0")
+    ints = found.ints + whole(np.rint(zero))
+    together = product_scales(x.scale, ints, found.scale)
+    if together is None and not uniform(found.scale, (0,)):
         raise LoweringError(
             "its weight has scales that differ along the summed axis; use one scale an output"
         )
-    if np.any(weight.offset != 0):
-        zero = weight.offset / weight.scale
-        if np.any(np.abs(zero - np.rint(zero)) > 1e-4):
-            raise LoweringError("its weight has a zero point that is no whole number; use 0")
-        ints = weight.ints + whole(np.rint(zero))
-    else:
-        ints = weight.ints
-    var = builder.emit(Linear, layer, (x.var,), weight=ints)
-    scale = x.scale[..., :1] * weight.scale[0]
-    offset = x.offset @ (ints * weight.scale)
-    return affine(var, builder.ranges[var].shape, scale, offset)
+    if together is None:
+        raise LoweringError(
+            "its input has a scale a channel along the summed axis; quantize it with one scale"
+        )
+    weights, scale = together
+    var = builder.emit(Linear, layer, (x.var,), weight=weights)
+    return affine(var, builder.ranges[var].shape, scale, x.offset @ (ints * found.scale))
 
 
 def matmul(builder: Builder, layer: str, x: Symbol, y: Symbol) -> Symbol:
@@ -132,26 +143,17 @@ def matmul(builder: Builder, layer: str, x: Symbol, y: Symbol) -> Symbol:
     if isinstance(y, Clear):
         return linear(builder, layer, x, y)
     if isinstance(x, Clear):
-        y = _need_quantized(y, "the right operand")
-        if y.scale.ndim < 2 or x.ints is None or x.ints.ndim != 2:
+        y = need_quantized(y, "the right operand")
+        if y.scale.ndim < 2 or x.value.ndim < 2:
             raise LoweringError("a constant left operand must be a quantized matrix")
-        perm = (*range(y.scale.ndim - 2), y.scale.ndim - 1, y.scale.ndim - 2)
 
-        def flip(array: np.ndarray) -> np.ndarray:
-            return array.transpose(perm)
+        def turn(symbol: Symbol) -> Symbol:
+            rank = len(symbol.shape)
+            flip = transpose_by(layer, (*range(rank - 2), rank - 1, rank - 2))
+            return moved(builder, layer, symbol, flip)
 
-        flipped = Affine(
-            builder.emit(Transpose, layer, (y.var,), perm=perm), flip(y.scale), flip(y.offset)
-        )
-        parts = (x.value, x.ints, x.scale, x.offset)
-        turned = Clear(*(None if a is None else a.T for a in parts))  # type: ignore[arg-type]
-        out = linear(builder, layer, flipped, turned)
-        return Affine(
-            builder.emit(Transpose, layer, (out.var,), perm=perm),
-            flip(out.scale),
-            flip(out.offset),
-        )
-    x, y = _need_quantized(x, "the left operand"), _need_quantized(y, "the right operand")
+        return turn(matmul(builder, layer, turn(y), turn(x)))
+    x, y = need_quantized(x, "the left operand"), need_quantized(y, "the right operand")
     if min(x.scale.ndim, y.scale.ndim) < 2:
         raise LoweringError("a product of two encrypted tensors needs at least 2 axes each")
     if not uniform(x.scale, (x.scale.ndim - 1,)) or not uniform(y.scale, (y.scale.ndim - 2,)):
@@ -170,46 +172,24 @@ def binary(builder: Builder, layer: str, proto: onnx.NodeProto, x: Symbol, y: Sy
     shape = np.broadcast_shapes(x.shape, y.shape)
     refuse_size(shape)
     if isinstance(x, Unquantized | Clear) and isinstance(y, Unquantized | Clear):
-        return _input_by_constant(op, x, y)
+        return input_by_constant(op, x, y)
     if isinstance(x, Unquantized) or isinstance(y, Unquantized):
-        _need_quantized(x if isinstance(x, Unquantized) else y, "an operand")
+        need_quantized(x if isinstance(x, Unquantized) else y, "an operand")
     if isinstance(x, Affine) and isinstance(y, Clear):
         result = _affine_by_constant(builder, layer, op, x, y, shape)
     elif isinstance(x, Clear) and isinstance(y, Affine) and op != "Div":
         if op == "Sub":
             y = Affine(y.var, -y.scale, -y.offset)
         result = _affine_by_constant(builder, layer, "Mul" if op == "Mul" else "Add", y, x, shape)
+    elif (
+        isinstance(x, Affine) and isinstance(y, Affine) and x.var == y.var and op in ("Add", "Sub")
+    ):
+        result = _twice_the_same(op, x, y)
     elif isinstance(x, Affine) and isinstance(y, Affine) and op != "Div" and x.var != y.var:
         result = _two_encrypted(builder, layer, op, x, y, shape)
     else:
         result = None
     return result if result is not None else Pending(proto, (x, y), shape)
-
-
-def _input_by_constant(op: str, x: Unquantized | Clear, y: Unquantized | Clear) -> Unquantized:
-    raw, clear = (x, y) if isinstance(x, Unquantized) else (y, x)
-    if not isinstance(raw, Unquantized) or not isinstance(clear, Clear) or clear.value.size != 1:
-        raise LoweringError(
-            "the graph input is combined with a tensor before its quantizer; quantize it first"
-        )
-    c = float(clear.value.reshape(-1)[0])
-    scale, offset = raw.scale, raw.offset
-    match op:
-        case "Add":
-            offset += c
-        case "Sub" if isinstance(x, Unquantized):
-            offset -= c
-        case "Mul":
-            scale, offset = scale * c, offset * c
-        case "Div" if isinstance(x, Unquantized):
-            scale, offset = scale / c, offset / c
-        case _:
-            raise LoweringError(
-                f"constant {op} graph input before its quantizer; quantize it first"
-            )
-    if not (scale > 0 and math.isfinite(scale) and math.isfinite(offset)):
-        raise LoweringError("the graph input is scaled by a number that is not positive")
-    return Unquantized(raw.name, raw.input_shape, scale, offset, raw.moves)
 
 
 def _affine_by_constant(
@@ -227,6 +207,15 @@ def _affine_by_constant(
         case "Mul":
             return affine(var, shape, x.scale * c, x.offset * c)
     return affine(var, shape, x.scale / c, x.offset / c)
+
+
+def _twice_the_same(op: str, x: Affine, y: Affine) -> Affine | None:
+    """Of the same integers: their scales add up; None where nothing is left of them."""
+    if x.shape != y.shape:
+        return None
+    sign = -1 if op == "Sub" else 1
+    scale = x.scale + sign * y.scale
+    return None if (scale == 0).any() else Affine(x.var, scale, x.offset + sign * y.offset)
 
 
 def _two_encrypted(
@@ -252,11 +241,36 @@ def _two_encrypted(
     return affine(var, shape, a / q, x.offset + sign * y.offset)
 
 
+def larger(builder: Builder, layer: str, op: str, x: Symbol, y: Symbol) -> Symbol | None:
+    """Max or Min of two encrypted tensors on one grid, where a packed table would be no narrower.
+
+    None leaves it to a table.
+    """
+    if not isinstance(x, Affine) or not isinstance(y, Affine) or x.var == y.var:
+        return None
+    widths = [builder.ranges[v.var].span_bits for v in (x, y)]
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    scale = np.broadcast_to(x.scale, shape)
+    if sum(widths) <= _PACKED_BITS or not np.allclose(scale, y.scale, rtol=1e-6, atol=0.0):
+        return None
+    shift = (y.offset - x.offset) / scale
+    if np.any(np.abs(shift - np.rint(shift)) > 1e-4) or not (scale > 0).all():
+        return None
+    steps, right = compact(whole(np.rint(shift))), broadcast_var(builder, layer, y.var, shape)
+    if steps.any():
+        right = builder.emit(AddConst, layer, (right,), value=steps)
+    left = broadcast_var(builder, layer, x.var, shape)
+    if op == "Min":
+        left, right = (builder.emit(Scale, layer, (v,), factor=np.array(-1)) for v in (left, right))
+    var = builder.emit(Max, layer, (left, right))
+    return affine(var, shape, scale if op == "Max" else -scale, x.offset)
+
+
 def reduce(
     builder: Builder, layer: str, op: str, x: Symbol, axes: tuple[int, ...], keepdims: bool
 ) -> Affine:
     """ReduceSum or ReduceMean over axes (all where empty)."""
-    x = _need_quantized(_square(builder, layer, x), "its input")
+    x = need_quantized(_square(builder, layer, x), "its input")
     rank = x.scale.ndim
     over = tuple(sorted({axis_of(a, rank) for a in axes})) if axes else tuple(range(rank))
     if not uniform(x.scale, over):
@@ -279,7 +293,7 @@ def batch_norm(
 ) -> Symbol:
     """BatchNormalization with constant statistics: an affine map a channel (axis 1)."""
     x, *parts = args
-    if not isinstance(x, Affine | Pending) or not all(isinstance(p, Clear) for p in parts):
+    if x is None or isinstance(x, Clear) or not all(isinstance(p, Clear) for p in parts):
         raise LoweringError("batch norm needs a quantized input and constant statistics")
     gamma, beta, mean, variance = (
         p.value.astype(np.float64) for p in parts if isinstance(p, Clear)

@@ -198,7 +198,12 @@ def evaluate(
     if isinstance(symbol, Affine):
         scale = np.broadcast_to(symbol.scale, shape)[index]
         offset = np.broadcast_to(symbol.offset, shape)[index]
-        return (integers[symbol.var] * scale + offset).astype(np.float32)
+        steps = offset / scale
+        near = np.rint(steps)
+        # A sum that is 0 in steps is 0: a sign is read off it.
+        whole = np.abs(steps - near) <= 1e-9 * (1 + np.abs(near))
+        place = integers[symbol.var] + np.where(whole, near, 0.0)
+        return (place * scale + np.where(whole, 0.0, offset)).astype(np.float32)
     if isinstance(symbol, Clear):
         if symbol.value.ndim == 0:
             return symbol.value

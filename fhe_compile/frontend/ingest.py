@@ -9,24 +9,51 @@ layer and the cure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from torusformer import LoweringError, TorusformerError
-from torusformer.fhe_compile.frontend.arithmetic import batch_norm, binary, matmul, reduce
+from torusformer import InputError, LoweringError, TorusformerError
+from torusformer.fhe_compile.frontend.arithmetic import binary
+from torusformer.fhe_compile.frontend.combine import combine
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE, apply
-from torusformer.fhe_compile.frontend.graphs import constant_of, layer_of, static_shape
-from torusformer.fhe_compile.frontend.layout import apply_move, concat, layout_moves, transpose_by
-from torusformer.fhe_compile.frontend.quant import quantize, quantizer
+from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT, ending_of
+from torusformer.fhe_compile.frontend.forms import (
+    dequantize_linear,
+    grows,
+    keeps_all,
+    modern,
+    quantize_linear,
+    whole_numbers,
+)
+from torusformer.fhe_compile.frontend.graphs import (
+    constant_of,
+    layer_of,
+    static_shape,
+    table_lengths,
+)
+from torusformer.fhe_compile.frontend.inputs import (
+    InputFormat,
+    InputNotQuantizedError,
+    InputOptions,
+    clip_input,
+    declared_format,
+    not_quantized,
+)
+from torusformer.fhe_compile.frontend.layout import apply_move, layout_moves
+from torusformer.fhe_compile.frontend.pooling import at_once
+from torusformer.fhe_compile.frontend.quant import quantize
+from torusformer.fhe_compile.frontend.quantizers import quantizer_of
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
     Builder,
     Clear,
     Pending,
+    Pooled,
     Symbol,
     TokenWise,
     Unquantized,
@@ -38,43 +65,58 @@ from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
 from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
-_REAL = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)  # kinds that a cast to changes nothing
 _CURES = {
     "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
-    "LogSoftmax": "leave it out: it does not change which class wins",
     "LayerNormalization": "write it as quantized mean, square and rsqrt (quantize.QuantLayerNorm)",
-    "Conv": "unfold the patches with Reshape and Transpose, and use a linear layer",
-    "ReduceMax": "use ReduceSum or ReduceMean",
+    "ConvTranspose": "use Conv on a tensor with zeros between its places",
     "ArgMax": "leave it to the client: it reads the logits",
-    "MaxPool": "use ReduceMean",
-    "Trunc": "use a Quant node whose scale is a power of two times the accumulator's",
+    "ReduceMin": "use ReduceMax of what is negated",
+    "Resize": "use Conv with strides, or pooling",
 }
 
 
 class _Ingest:
     """One walk over one graph."""
 
-    def __init__(self, graph: onnx.GraphProto, tokens: Tokens) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, tokens: Tokens, formats: Mapping[str, InputFormat]
+    ) -> None:
         self.graph = graph
+        self.ending = ending_of(graph)
         self.builder = Builder()
         self.values: dict[int, tuple[Symbol, Symbol]] = {}  # by id, kept alive beside it
         self.symbols: dict[str, Symbol] = {
             t.name: Clear(numpy_helper.to_array(t)) for t in graph.initializer
         }
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for proto in self.ending.nodes:
+            for name in proto.input:
+                self.readers.setdefault(name, []).append(proto)
         for value in graph.input:
-            if value.name not in self.symbols:
-                real = Unquantized(value.name, static_shape(value))
-                self.symbols[value.name] = token_input(graph, value, tokens) or real
+            name = value.name
+            if name in self.symbols or not (name in self.readers or name in self.outputs):
+                continue
+            shape = static_shape(value)
+            if name in formats:
+                self.symbols[name] = formats[name].enter(self.builder, name, shape)
+            else:
+                real = Unquantized(name, shape)
+                self.symbols[name] = token_input(graph, value, tokens) or real
+
+    @property
+    def outputs(self) -> Collection[str]:
+        """The tensors that the program ends in."""
+        return self.ending.tensor.values()
 
     def run(self, metadata: Mapping[str, str]) -> Program:
-        for proto in self.graph.node:
+        for proto in self.ending.nodes:
             layer = layer_of(proto)
             try:
                 results = self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
             except LoweringError as error:
                 message = str(error)
                 where = f"{layer} ({proto.op_type})"
-                raise LoweringError(
+                raise type(error)(
                     message if message.startswith(layer) else f"{where}: {message}"
                 ) from None
             except TorusformerError:
@@ -87,6 +129,8 @@ class _Ingest:
         outputs: dict[str, Port] = {}
         for value in self.graph.output:
             self.output(value.name, outputs)
+        if self.ending.notes:
+            metadata = {**metadata, LEFT_TO_CLIENT: "; ".join(self.ending.notes)}
         names = join_tables(self.builder) | {var: port.name for var, port in outputs.items()}
         nodes = tuple(_renamed(node, names) for node in self.builder.nodes)
         if not self.builder.inputs:
@@ -137,8 +181,8 @@ class _Ingest:
         """The results of one operator on these symbols."""
         op = proto.op_type
         attr = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        if op in ("Quant", "IntQuant") and proto.domain in QUANT_DOMAINS:
-            return [self.quant(layer, args, attr)]
+        if proto.domain in QUANT_DOMAINS:
+            return [self.quant(layer, op, args, attr)]
         if proto.domain not in ("", "ai.onnx"):
             raise LoweringError(f"operator {proto.domain}.{op} is unknown; export with QONNX Quant")
         if op == "Constant":
@@ -148,9 +192,8 @@ class _Ingest:
             return [Clear(np.array(sizes, np.int64))]
         if op == "Dropout" and len(args) > 2 and args[2] is not None:
             raise LoweringError("it may drop at random; export the model after model.eval()")
-        if op in _PASS_THROUGH or (
-            op == "Cast" and attr["to"] in _REAL and not isinstance(args[0], Clear | TokenWise)
-        ):
+        proto, args, attr = modern(proto, args, attr)
+        if op in _PASS_THROUGH or (op == "Cast" and self.cast_is_plain(args[0], attr)):
             return [args[0]]  # type: ignore[list-item]
         if op == "Gather" and isinstance(args[1], TokenWise):
             return self.token_wise(layer, proto, args, attr)
@@ -162,45 +205,83 @@ class _Ingest:
         if any(isinstance(a, TokenWise) for a in args):
             return self.token_wise(layer, proto, args, attr)
         if all(a is None or isinstance(a, Clear) for a in args):
+            if op == "DequantizeLinear":
+                return [dequantize_linear(args, attr)]
             plain = [a.value if isinstance(a, Clear) else None for a in args]
             return [Clear(apply(proto, plain))]
         return [self.compute(layer, proto, args, attr)]
+
+    def cast_is_plain(self, x: Symbol | None, attr: dict[str, Any]) -> bool:
+        """Whether a cast changes no number of what is computed."""
+        if isinstance(x, Clear | TokenWise):
+            return False
+        dtype = helper.tensor_dtype_to_np_dtype(attr["to"])
+        return dtype.kind == "f" or whole_numbers(x) or isinstance(x, Unquantized)
 
     def compute(
         self, layer: str, proto: onnx.NodeProto, args: list[Symbol | None], attr: dict[str, Any]
     ) -> Symbol:
         """An arithmetic operator with at least one operand that is not constant."""
         op = proto.op_type
+        if grows(op, args, attr):
+            pooled = next(a for a in args if isinstance(a, Pooled))
+            before = [pooled.inner if a is pooled else a for a in args]
+            after = self.compute(layer, proto, before, attr)
+            if isinstance(after, Affine | Pending):
+                return dataclasses.replace(pooled, inner=after)
+        args = [at_once(self.builder, layer, a) for a in args]
+        found = combine(self.builder, layer, op, args, attr)
+        if found is not None:
+            return found
         given = [a for a in args if a is not None]
         match op:
-            case "MatMul":
-                return matmul(self.builder, layer, given[0], given[1])
-            case "Gemm":
-                return self.gemm(layer, given, attr)
             case "Add" | "Sub" | "Mul" | "Div":
                 return binary(self.builder, layer, proto, given[0], given[1])
-            case "Neg" if isinstance(given[0], Affine):
-                return Affine(given[0].var, -given[0].scale, -given[0].offset)
-            case "ReduceSum" | "ReduceMean":
-                axes = tuple(attr.get("axes", ()))
-                if len(given) > 1 and isinstance(given[1], Clear):
-                    axes = tuple(int(v) for v in np.atleast_1d(given[1].value))
-                if not axes and attr.get("noop_with_empty_axes", 0):
-                    return given[0]
-                keep = bool(attr.get("keepdims", 1))
-                return reduce(self.builder, layer, op, given[0], axes, keep)
-            case "BatchNormalization":
-                return batch_norm(self.builder, layer, args, attr)
-            case "Concat":
-                return concat(self.builder, layer, given, int(attr["axis"]))
+            case "QuantizeLinear":
+                return quantize_linear(self.builder, layer, args, attr, self.clips(proto))
         if op not in ELEMENTWISE:
             cure = _CURES.get(op, "express it with products, sums and element-wise functions")
             raise LoweringError(f"operator {op} is not supported; {cure}")
+        if keeps_all(self.builder, op, args):
+            return given[0]
+        if isinstance(args[0], Unquantized):
+            clipped = clip_input(op, args[0], args[1:])
+            if clipped is not None:
+                return clipped
         if any(isinstance(a, Unquantized) for a in given):
+            raise not_quantized("an operand")
+        if any(isinstance(a, Pooled) for a in given):
             raise LoweringError(
-                "reads the graph input before any quantizer; start the model with a QuantIdentity"
+                "its operand is the largest of float numbers; add a QuantIdentity before it"
             )
         return Pending(proto, tuple(args), np.broadcast_shapes(*(a.shape for a in given)))
+
+    def clips(self, proto: onnx.NodeProto) -> list[tuple[float, float]]:
+        """Bounds that all readers of these integers clip them to; none where one does not."""
+        found = []
+        for reader in self.readers.get(proto.output[0], []):
+            if reader.op_type != "Clip" or proto.output[0] in self.outputs:
+                return []
+            attr = {a.name: helper.get_attribute_value(a) for a in reader.attribute}
+            ends = [self.constants.get(name) for name in reader.input[1:3]]
+            low, high = (*ends, None, None)[:2]
+            found.append(
+                (
+                    attr.get("min", -np.inf) if low is None else float(low.reshape(-1)[0]),
+                    attr.get("max", np.inf) if high is None else float(high.reshape(-1)[0]),
+                )
+            )
+        return found
+
+    @functools.cached_property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The graph's tensors of a number or more, those of Constant nodes too."""
+        found = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                attr = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+                found[node.output[0]] = constant_of(attr)
+        return {name: array for name, array in found.items() if array.size}
 
     def lookup(self, proto: onnx.NodeProto, args: list[Symbol | None]) -> Symbol:
         """Entries of a clear vector at encrypted places: an element-wise function of these."""
@@ -214,37 +295,19 @@ class _Ingest:
             raise LoweringError("Gather by what no quantizer reads; add a QuantIdentity before it")
         return Pending(proto, (where,), where.shape, entries.value.astype(np.float32))
 
-    def gemm(self, layer: str, args: list[Symbol], attr: dict[str, Any]) -> Symbol:
-        if attr.get("transA", 0) or attr.get("alpha", 1.0) != 1.0 or attr.get("beta", 1.0) != 1.0:
-            raise LoweringError("Gemm with transA, alpha or beta; export a plain linear layer")
-        weight = args[1]
-        if attr.get("transB", 0):
-            weight = apply_move(self.builder, layer, weight, transpose_by(layer, (1, 0)))
-        product = matmul(self.builder, layer, args[0], weight)
-        if len(args) < 3:
-            return product
-        add = helper.make_node("Add", ["x", "y"], ["z"])
-        return binary(self.builder, layer, add, product, args[2])
-
-    def quant(self, layer: str, args: list[Symbol | None], attr: dict[str, Any]) -> Symbol:
+    def quant(self, layer: str, op: str, args: list[Symbol | None], attr: dict[str, Any]) -> Symbol:
         x, *parts = args
-        if x is None or not all(isinstance(p, Clear) for p in parts) or len(parts) != 3:
+        if x is None or not all(isinstance(p, Clear) for p in parts):
             raise LoweringError("its scale, zero point and bit width must be constants")
-        scale, zero_point, bit_width = (p.value for p in parts if isinstance(p, Clear))
-        rounding = attr.get("rounding_mode", b"ROUND")
-        q = quantizer(
-            scale,
-            zero_point,
-            bit_width,
-            signed=bool(attr.get("signed", 1)),
-            narrow=bool(attr.get("narrow", 0)),
-            rounding=rounding.decode() if isinstance(rounding, bytes) else rounding,
-        )
-        return quantize(self.builder, layer, x, q)
+        given = [p.value for p in parts if isinstance(p, Clear)]
+        return quantize(self.builder, layer, x, quantizer_of(op, x.shape, given, attr))
 
     def output(self, name: str, found: dict[str, Port]) -> None:
         """Add the port of a graph output to `found`, under the value that makes it."""
-        symbol = self.integers("output", self.argument(name))
+        argument = self.integers("output", self.argument(self.ending.tensor[name]))
+        symbol = at_once(self.builder, "output", argument)
+        if isinstance(symbol, Unquantized):
+            raise not_quantized(f"graph output '{name}'")
         if not isinstance(symbol, Affine):
             kind = (
                 f"a float tensor (after {symbol.proto.op_type})"
@@ -282,6 +345,7 @@ def ingest(
     model: onnx.ModelProto,
     metadata: Mapping[str, str] | None = None,
     tokens: Tokens = "one-hot",
+    inputs: InputOptions | None = None,
 ) -> Program:
     """The integer program of a QONNX model, before any pass.
 
@@ -289,15 +353,43 @@ def ingest(
         model: a graph with `Quant` nodes, as Brevitas or QONNX write it. Batch size 1.
         metadata: strings to keep with the program (task, labels).
         tokens: whether token inputs are one-hot rows or rows of a public table.
+        inputs: how numbers enter that no quantizer of the graph reads.
 
     Raises:
         LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
         BitWidthError: a table input over 16 bits.
+        InputError: `inputs` do not fit the graph.
     """
+    inputs = inputs or InputOptions()
+    formats = _formats(model.graph, inputs)
+    given = dict(metadata or {})
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-            return _Ingest(model.graph, tokens).run(dict(metadata or {}))
+            try:
+                program = _Ingest(model.graph, tokens, {}).run(given)
+            except InputNotQuantizedError:
+                if not formats:
+                    raise
+                return _Ingest(model.graph, tokens, formats).run(given)
     except RecursionError:
         raise LoweringError(
             "the graph nests too many operations; add a QuantIdentity between them"
         ) from None
+    if inputs.bits is not None:
+        raise InputError(
+            "--input-bits is for inputs that no quantizer reads, and the model quantizes its own; "
+            "leave it out"
+        )
+    return program
+
+
+def _formats(graph: onnx.GraphProto, inputs: InputOptions) -> dict[str, InputFormat]:
+    """How inputs enter that no quantizer reads, as far as the caller or the graph says."""
+    constants = {tensor.name for tensor in graph.initializer}
+    found = {}
+    for value in graph.input:
+        if value.name not in constants and not table_lengths(graph, value.name):
+            said = inputs.format_of(value.name) or declared_format(graph, value)
+            if said is not None:
+                found[value.name] = said
+    return found

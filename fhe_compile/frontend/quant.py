@@ -8,116 +8,33 @@ integers it becomes, cheapest first: nothing (the integers already are the quant
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
 from torusformer import BitWidthError, LoweringError
 from torusformer.fhe_compile.frontend.elementwise import evaluate, varying_index
+from torusformer.fhe_compile.frontend.inputs import quantize_input
+from torusformer.fhe_compile.frontend.quantizers import Quantizer, Truncation
 from torusformer.fhe_compile.frontend.symbols import (
-    LARGEST,
     Affine,
     Builder,
     Clear,
-    FloatArray,
     Pending,
+    Pooled,
     Symbol,
     TokenWise,
     Unquantized,
     affine,
     broadcast_var,
     compact,
-    moved,
     refuse_size,
     whole,
 )
-from torusformer.fhe_compile.program.nodes import Add, AddConst, IntArray, Port, Round, Scale, Table
+from torusformer.fhe_compile.program.nodes import Add, AddConst, IntArray, Round, Scale, Table
 from torusformer.fhe_compile.program.ranges import LIMIT_BITS
 
 MAX_BITS = 16  # Concrete's widest table input
-MAX_QUANT_BITS = 32  # of weights and biases; float32 tells no more apart
-SCALES = 1 / LARGEST, LARGEST
 MAX_PACKED_BITS = 8  # widest table over two packed operands
 _TIE_MARGIN = 0.01  # of one unit of the accumulator: far above float32's error, far below a half
-
-ROUNDING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "ROUND": np.rint,
-    "CEIL": np.ceil,
-    "FLOOR": np.floor,
-    "UP": lambda x: np.sign(x) * np.ceil(np.abs(x)),
-    "DOWN": np.trunc,
-    "ROUND_TO_ZERO": np.trunc,
-    "HALF_UP": lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5),
-    "HALF_DOWN": lambda x: np.sign(x) * np.ceil(np.abs(x) - 0.5),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Quantizer:
-    """The constants of one `Quant` node; scale and zero point broadcast to the tensor."""
-
-    scale: FloatArray
-    zero_point: FloatArray
-    qmin: int
-    qmax: int
-    rounding: str
-
-    def integers(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> IntArray:
-        """q for float32 x, with this quantizer's rounding and clipping."""
-        ratio = x.astype(np.float32) / scale.astype(np.float32) + zero_point.astype(np.float32)
-        rounded = ROUNDING[self.rounding](ratio).astype(np.float64)  # float32 has no 2**31 - 1
-        return np.clip(rounded, self.qmin, self.qmax).astype(np.int64)
-
-
-def quantizer(
-    scale: np.ndarray,
-    zero_point: np.ndarray,
-    bit_width: np.ndarray,
-    *,
-    signed: bool,
-    narrow: bool,
-    rounding: str,
-) -> Quantizer:
-    """The quantizer of a `Quant` node.
-
-    Raises:
-        LoweringError: a scale that is not positive, a fractional or varying bit width, or an
-            unknown rounding mode.
-    """
-    found = {float(bits) for bits in np.asarray(bit_width).flat}
-    if len(found) != 1 or not found <= set(range(1, MAX_QUANT_BITS + 1)):
-        raise LoweringError(
-            f"bit width {_few(found)} is not one whole number from 1 to {MAX_QUANT_BITS}"
-        )
-    if not np.size(scale) or not np.all((scale >= SCALES[0]) & (scale <= SCALES[1])):
-        raise LoweringError(
-            f"its scale is not positive, from {SCALES[0]} to {SCALES[1]}; calibrate the quantizer "
-            "before exporting"
-        )
-    if not np.size(zero_point) or not np.all(np.abs(zero_point) < 2.0**MAX_QUANT_BITS):
-        raise LoweringError(
-            f"its zero point is no number below 2^{MAX_QUANT_BITS}; calibrate the quantizer before "
-            "exporting"
-        )
-    if rounding.upper() not in ROUNDING:
-        raise LoweringError(
-            f"rounding mode '{rounding}' is unknown; use one of {', '.join(ROUNDING)}"
-        )
-    (n,) = map(int, found)
-    qmin = -(2 ** (n - 1)) + int(narrow) if signed else 0
-    qmax = 2 ** (n - 1) - 1 if signed else 2**n - 1 - int(narrow)
-    return Quantizer(
-        np.asarray(scale, np.float64),
-        np.asarray(zero_point, np.float64),
-        qmin,
-        qmax,
-        rounding.upper(),
-    )
-
-
-def _few(found: set[float]) -> list[float]:
-    return sorted(found)[:4]
 
 
 def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symbol:
@@ -127,16 +44,21 @@ def quantize(builder: Builder, layer: str, symbol: Symbol, q: Quantizer) -> Symb
     if isinstance(symbol, TokenWise):
         return _quantize_token_wise(symbol, q)
     if isinstance(symbol, Unquantized):
-        return _quantize_input(builder, layer, symbol, q)
+        return quantize_input(builder, layer, symbol, q)
+    if isinstance(symbol, Pooled):
+        if not all(symbol.takes(part) for part in (q.scale, q.zero_point, *q.parameters)):
+            raise LoweringError("its scales differ within a window; use one scale a channel")
+        return symbol.pool(builder, layer, quantize(builder, layer, symbol.inner, q))
     scale = np.broadcast_to(q.scale, symbol.shape)
     if isinstance(symbol, Affine):
         if _is_identity(builder, symbol, q):
             return Affine(symbol.var, scale, symbol.offset)
-        lsbs = _rounded_lsbs(builder, symbol, q)
-        if lsbs is not None:
-            half = whole(np.floor(symbol.offset / symbol.scale + 2.0 ** (lsbs - 1)))
-            shifted = builder.emit(AddConst, layer, (symbol.var,), value=compact(half))
-            return affine(builder.emit(Round, layer, (shifted,), lsbs=lsbs), symbol.shape, scale)
+        half = _before_rounding(builder, symbol, q)
+        if half is not None:
+            lsbs, steps = half
+            shifted = builder.emit(AddConst, layer, (symbol.var,), value=compact(steps))
+            var = builder.emit(Round, layer, (shifted,), lsbs=lsbs)
+            return affine(var, symbol.shape, scale, -q.zero_point * scale)
     return affine(_table(builder, layer, symbol, q), symbol.shape, scale, -q.zero_point * scale)
 
 
@@ -145,60 +67,24 @@ def _quantize_clear(symbol: Clear, q: Quantizer) -> Clear:
     if not np.isfinite(x).all():
         raise LoweringError("it quantizes constants that are NaN or infinite; mend the weights")
     scale, zero = np.broadcast_to(q.scale, x.shape), np.broadcast_to(q.zero_point, x.shape)
-    ints = q.integers(x, scale, zero)
+    ints = q.integers(x, *(np.broadcast_to(part, x.shape) for part in q.parameters))
     value = ((ints - zero) * scale).astype(np.float32)
     return Clear(value, ints, scale, -zero * scale)
 
 
 def _quantize_token_wise(symbol: TokenWise, q: Quantizer) -> TokenWise:
     x, shape = symbol.entries.value, symbol.shape
-    own = np.broadcast_shapes(x.shape[1:], q.scale.shape, q.zero_point.shape)
+    parts = (part.shape for part in q.parameters)
+    own = np.broadcast_shapes(x.shape[1:], q.scale.shape, q.zero_point.shape, *parts)
     found = _quantize_clear(Clear(np.broadcast_to(x, (len(x), *own))), q)
     scale, zero = np.broadcast_to(q.scale, shape), np.broadcast_to(q.zero_point, shape)
     entries = Clear(found.value, found.ints, scale, -zero * scale)
     return TokenWise(symbol.source, symbol.positions, entries)
 
 
-def _quantize_input(builder: Builder, layer: str, symbol: Unquantized, q: Quantizer) -> Symbol:
-    coded = q.zero_point.size > 1 and symbol.shape == (*symbol.input_shape, 1)
-    if q.scale.size != 1 or (q.zero_point.size != 1 and not coded):
-        raise LoweringError(
-            f"{layer}: the graph input '{symbol.name}' is quantized a channel; "
-            "quantize it with one scale for the tensor"
-        )
-    if q.rounding != "ROUND":
-        raise LoweringError(
-            f"{layer}: the graph input '{symbol.name}' is quantized with rounding mode "
-            f"{q.rounding}; use ROUND, which is what the client does"
-        )
-    scale, zero = q.scale.item(), q.zero_point.reshape(-1) if coded else q.zero_point.item()
-    port = Port(
-        symbol.name,
-        (*symbol.input_shape, q.zero_point.size) if coded else symbol.input_shape,
-        q.qmin,
-        q.qmax,
-        np.array(scale / symbol.scale),
-        np.array(zero + symbol.offset / scale),
-    )
-    known = next((p for p in builder.inputs if p.name == port.name), None)
-    if known is None:
-        builder.add_input(port)
-    elif (known.lo, known.hi, known.scale) != (port.lo, port.hi, port.scale) or not np.array_equal(
-        known.zero_point, port.zero_point
-    ):
-        raise LoweringError(
-            f"{layer}: the graph input '{symbol.name}' is read by two different quantizers; "
-            "share one QuantIdentity"
-        )
-    result: Symbol = affine(port.name, port.shape, scale, -zero * scale)
-    for move in () if coded else symbol.moves:
-        result = moved(builder, layer, result, move)
-    return result
-
-
 def _is_identity(builder: Builder, x: Affine, q: Quantizer) -> bool:
     """Whether x's integers, shifted by whole numbers, already are the quantizer's."""
-    if not np.allclose(x.scale, q.scale, rtol=1e-6, atol=0.0):
+    if not q.plain or not np.allclose(x.scale, q.scale, rtol=1e-6, atol=0.0):
         return False
     shift = x.offset / x.scale + q.zero_point
     if np.any(np.abs(shift - np.rint(shift)) > 1e-4):
@@ -208,25 +94,50 @@ def _is_identity(builder: Builder, x: Affine, q: Quantizer) -> bool:
     return bool(np.all(reach.lo + shift >= q.qmin) and np.all(reach.hi + shift <= q.qmax))
 
 
-def _rounded_lsbs(builder: Builder, x: Affine, q: Quantizer) -> int | None:
-    """k where the quantizer only drops x's k low bits, for no input in a tie; else None."""
-    if q.rounding != "ROUND" or np.any(q.zero_point != 0) or np.any(x.scale <= 0):
+def _before_rounding(builder: Builder, x: Affine, q: Quantizer) -> tuple[int, IntArray] | None:
+    """k and what to add, where q is floor((integer + it) / 2^k) for every input; else None."""
+    found = _truncated(x, q) if isinstance(q, Truncation) else _rounded(x, q)
+    if found is None:
         return None
-    exponents = np.log2(q.scale / x.scale)
+    lsbs, half = found
+    reach = builder.ranges[x.var]
+    if np.any((reach.lo + half) >> lsbs < q.qmin) or np.any((reach.hi + half) >> lsbs > q.qmax):
+        return None
+    return lsbs, half
+
+
+def _power(ratio: np.ndarray) -> int | None:
+    """k >= 1 where every ratio is 2^k."""
+    exponents = np.log2(ratio)
     if not np.all(np.abs(exponents) < LIMIT_BITS):
         return None
     lsbs = int(np.rint(exponents.flat[0]))
-    if lsbs < 1 or np.any(np.abs(exponents - lsbs) > 1e-5):
+    return lsbs if lsbs >= 1 and np.all(np.abs(exponents - lsbs) <= 1e-5) else None
+
+
+def _rounded(x: Affine, q: Quantizer) -> tuple[int, IntArray] | None:
+    """A `Quant` that only drops low bits, for no input in a tie."""
+    if not q.plain or q.rounding not in ("ROUND", "HALF_EVEN"):
         return None
+    if np.any(q.zero_point != 0) or np.any(x.scale <= 0):
+        return None
+    lsbs = _power(q.scale / x.scale)
     rest = x.offset / x.scale
     fraction = rest - np.floor(rest)
-    if np.any(fraction < _TIE_MARGIN) or np.any(fraction > 1 - _TIE_MARGIN):
+    if lsbs is None or np.any(fraction < _TIE_MARGIN) or np.any(fraction > 1 - _TIE_MARGIN):
         return None
-    reach = builder.ranges[x.var]
-    half = whole(np.floor(rest + 2.0 ** (lsbs - 1)))
-    if np.any((reach.lo + half) >> lsbs < q.qmin) or np.any((reach.hi + half) >> lsbs > q.qmax):
+    return lsbs, whole(np.floor(rest + 2.0 ** (lsbs - 1)))
+
+
+def _truncated(x: Affine, q: Truncation) -> tuple[int, IntArray] | None:
+    """A `Trunc` of the integers as they are, downwards."""
+    if q.rounding != "FLOOR" or not np.allclose(x.scale, q.fine_scale, rtol=1e-6, atol=0.0):
         return None
-    return lsbs
+    steps = x.offset / x.scale + q.fine_zero
+    lsbs = _power(q.divisor)
+    if lsbs is None or np.any(np.abs(steps - np.rint(steps)) > 1e-4):
+        return None
+    return lsbs, whole(np.rint(np.broadcast_to(steps, x.shape)))
 
 
 def _check_width(layer: str, bits: int, limit: int, cure: str) -> None:
@@ -249,10 +160,11 @@ def _table(builder: Builder, layer: str, x: Affine | Pending, q: Quantizer) -> s
     var, integers, shift = _index(builder, layer, roots)
     var = broadcast_var(builder, layer, var, x.shape)
 
-    scale, zero = np.broadcast_to(q.scale, x.shape), np.broadcast_to(q.zero_point, x.shape)
-    keep = varying_index(x, scale, zero)
+    parts = [np.broadcast_to(part, x.shape) for part in q.parameters]
+    keep = varying_index(x, *parts)
     rank = len(x.shape)
-    refuse_size(scale[keep].shape, next(iter(integers.values())).size)
+    kept = tuple(len(range(n)[cut]) for n, cut in zip(x.shape, keep, strict=True))
+    refuse_size(kept, next(iter(integers.values())).size)
     grid = {name: v.reshape((-1,) + (1,) * rank) for name, v in integers.items()}
     real = np.asarray(evaluate(x, grid, x.shape, keep), np.float32)
     if np.isnan(real).any():
@@ -265,12 +177,12 @@ def _table(builder: Builder, layer: str, x: Affine | Pending, q: Quantizer) -> s
             "clamp its argument (a sum or a square can be 0 or negative there)"
         )
     columns = np.broadcast_to(
-        q.integers(real, scale[keep][None], zero[keep][None]),
-        (grid[roots[0]].shape[0], *scale[keep].shape),
+        q.integers(real, *(part[keep][None] for part in parts)),
+        (grid[roots[0]].shape[0], *kept),
     )
     flat = columns.reshape(columns.shape[0], -1)
     tables, which = np.unique(flat.T, axis=0, return_inverse=True)
-    offset = which.reshape(scale[keep].shape).astype(np.int64) * flat.shape[0] + shift
+    offset = which.reshape(kept).astype(np.int64) * flat.shape[0] + shift
     return builder.emit(
         Table, layer, (var,), offset=compact(offset), values=tables.ravel().astype(np.int64)
     )

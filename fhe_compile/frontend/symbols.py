@@ -5,6 +5,7 @@
 * `Affine`: real = scale * integer + offset, the integer being a value of the program.
 * `Pending`: an element-wise expression over affine values that waits for its quantizer to
   become one table.
+* `Pooled`: the largest of each window of an expression that waits for its quantizer.
 * `TokenWise`: each element depends on one token alone: a constant for each token it can be.
 
 Scales and offsets are float64 arrays of the tensor's full shape: per-tensor, per-channel and
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,21 +107,29 @@ class Clear:
 
 @dataclass(frozen=True, eq=False)
 class Unquantized:
-    """The graph input times `scale` plus `offset`, moved by `moves`, not yet quantized."""
+    """The graph input times `scale` plus `offset`, moved by `moves`, not yet quantized.
+
+    Both are numbers, or arrays of the input's shape. What results is clipped to `low` and `high`.
+    """
 
     name: str
     input_shape: tuple[int, ...]
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float | FloatArray = 1.0
+    offset: float | FloatArray = 0.0
     moves: tuple[Movement, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape after the moves."""
-        array = np.empty(self.input_shape, np.int8)
+        return self.moved(np.broadcast_to(np.int8(0), self.input_shape)).shape
+
+    def moved(self, array: np.ndarray) -> np.ndarray:
+        """An array of the input's shape after the moves."""
         for move in self.moves:
             array = move.array(array)
-        return array.shape
+        return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +236,28 @@ class TokenWise:
         return np.broadcast_to(self.entries.value[token], self.shape)
 
 
-Symbol = Clear | Unquantized | Affine | Pending | TokenWise
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """`pool` of a tensor, the largest of each window: it commutes with a function that grows.
+
+    So it waits until a quantizer made `inner` narrow. `channels`: its first two axes are
+    those of `inner`.
+    """
+
+    inner: Affine | Pending
+    pool: Callable[[Builder, str, Symbol], Symbol]
+    shape: tuple[int, ...]
+    channels: bool = True
+
+    def takes(self, constant: np.ndarray) -> bool:
+        """Whether a constant is the same throughout each window."""
+        if constant.size == 1:
+            return True
+        rank = len(self.inner.shape)
+        return self.channels and constant.ndim == rank and constant.shape[2:] == (1,) * (rank - 2)
+
+
+Symbol = Clear | Unquantized | Affine | Pending | TokenWise | Pooled
 
 
 def affine(var: str, shape: tuple[int, ...], scale: object, offset: object = 0.0) -> Affine:
@@ -268,14 +298,20 @@ def moved(builder: Builder, layer: str, symbol: Symbol, move: Movement) -> Symbo
             )
         if isinstance(part, Pending):
             args = tuple(visit(a, shape) for a in part.args)
-            new_shape = move.array(np.empty(shape, np.int8)).shape
+            new_shape = move.array(np.broadcast_to(np.int8(0), shape)).shape
             return Pending(part.proto, args, new_shape, part.entries)
         if isinstance(part, TokenWise):
             return _moved_tokens(builder, layer, part, move)
+        if isinstance(part, Pooled):
+            before = part.pool
+
+            def after(b: Builder, where: str, x: Symbol) -> Symbol:
+                return moved(b, where, before(b, where, x), move)
+
+            new_shape = move.array(np.broadcast_to(np.int8(0), part.shape)).shape
+            return Pooled(part.inner, after, new_shape, channels=False)
         if isinstance(part, Unquantized):
-            return Unquantized(
-                part.name, part.input_shape, part.scale, part.offset, (*part.moves, move)
-            )
+            return replace(part, moves=(*part.moves, move))
         return None
 
     result = visit(symbol, symbol.shape)

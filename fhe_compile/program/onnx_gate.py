@@ -21,13 +21,34 @@ from torusformer.fhe_compile.program.onnx_types import check_types
 
 MAX_NODES = 20_000
 MAX_NAME = 1_000  # characters
-QUANT_DOMAINS = ("onnx.brevitas", "qonnx.custom_op.general", "qonnx.custom_op")
+QUANT_DOMAINS = (
+    "onnx.brevitas",
+    "qonnx.custom_op.general",
+    "qonnx.custom_op",
+    "finn.custom_op.general",
+)
 OPSETS = range(9, 23)
 _CHANGED = ("Softmax", "LogSoftmax", "Hardmax")  # one axis, and not all behind it
 _QUANT_ATTRIBUTES: dict[str, int] = {
     "signed": AttributeProto.INT,
     "narrow": AttributeProto.INT,
     "rounding_mode": AttributeProto.STRING,
+}
+# Of QONNX's operators: attributes and numbers of inputs.
+_QUANT_OPERATORS: dict[str, tuple[dict[str, int], range]] = {
+    "Quant": (_QUANT_ATTRIBUTES, range(4, 5)),
+    "IntQuant": (_QUANT_ATTRIBUTES, range(4, 5)),
+    "BipolarQuant": ({}, range(2, 3)),
+    "Trunc": (_QUANT_ATTRIBUTES, range(5, 7)),
+    "MultiThreshold": (
+        {
+            "out_dtype": AttributeProto.STRING,
+            "out_scale": AttributeProto.FLOAT,
+            "out_bias": AttributeProto.FLOAT,
+            "data_layout": AttributeProto.STRING,
+        },
+        range(2, 3),
+    ),
 }
 
 
@@ -124,8 +145,8 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
 
 def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range, range]:
     """Kinds of attributes by name, how many inputs and how many outputs there can be."""
-    if node.domain in QUANT_DOMAINS:
-        return _QUANT_ATTRIBUTES, range(4, 5), range(1, 2)
+    if node.domain in QUANT_DOMAINS and node.op_type in _QUANT_OPERATORS:
+        return *_QUANT_OPERATORS[node.op_type], range(1, 2)
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
     if node.op_type in _CHANGED and opset < 13:

@@ -30,7 +30,9 @@ def _gather(rng: random.Random) -> Made:
 
 
 def _einsum(rng: random.Random) -> Made:
-    equation = rng.choice(("ij->ij", "ij->ji", "ij,ij->", "ij,kl->ijkl", "ijk,lmn->ijklmn", "...->"))
+    equation = rng.choice(
+        ("ij->ij", "ij->ji", "ij,ij->", "ij,kl->ijkl", "ijk,lmn->ijklmn", "...->")
+    )
     return "Einsum", [None] * equation.count(","), {"equation": equation}
 
 
