@@ -1,7 +1,7 @@
-"""A wired ONNX graph in; refused where an operator takes values of kinds that ONNX does not allow.
+"""A wired ONNX graph in; refused where an operator takes kinds of values that ONNX forbids.
 
-Kinds are the element types of ONNX (`TensorProto.DataType`). Without this, numpy would turn one kind
-into another where ONNX Runtime computes nothing.
+Kinds are the element types of ONNX (`TensorProto.DataType`). Without this, numpy would turn one
+kind into another where ONNX Runtime computes nothing.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def _result(node: onnx.NodeProto, out: _Operand, bound: dict[str, int]) -> int:
                 return kind
         return TensorProto.FLOAT if node.op_type == "ConstantOfShape" else 0
     if node.op_type == "Cast":
-        kind = int(by_name["to"].i) if "to" in by_name else 0
-        if kind not in out.allowed:
-            raise ValueError(f"it casts to the kind {kind}, which ONNX does not allow")
-        return kind
+        target = int(by_name["to"].i) if "to" in by_name else 0
+        if target not in out.allowed:
+            raise ValueError(f"it casts to the kind {target}, which ONNX does not allow")
+        return target
     return 0
 
 
