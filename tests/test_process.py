@@ -90,5 +90,5 @@ def test_a_process_that_hangs_is_stopped(vmstat: Path, size: int) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_limit_is_a_number_of_seconds(seconds: float) -> None:
-    with pytest.raises(InputError, match="a time limit of .* s; give seconds above 0"):
+    with pytest.raises(InputError, match=r"a time limit of .* s; give seconds above 0"):
         Process("the process", time_limit=seconds)

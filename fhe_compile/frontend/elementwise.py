@@ -140,10 +140,14 @@ def _letters(proto: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> tuple[
 def _refuse_growth(proto: onnx.NodeProto, args: Sequence[np.ndarray | None]) -> None:
     """A LoweringError before more is computed than a graph may hold, or what is not known."""
     op, given = proto.op_type, [a for a in args if a is not None]
+    if op == "Mod" and given[0].dtype.kind == "f" and not any(a.i for a in proto.attribute):
+        raise LoweringError("a Mod of reals without fmod, which ONNX does not define")
     shapes = [a.shape for a in given]
     if op in ELEMENTWISE:
         refuse_size(np.broadcast_shapes(*shapes))
     elif op in ("MatMul", "Gemm"):
+        if not all(shapes):
+            raise LoweringError(f"{op} of a single number; use Mul")
         refuse_size((max(1, given[0].size), *shapes[1][-1:]))
     elif op == "ConstantOfShape":
         refuse_size(tuple(int(n) for n in given[0].ravel()))

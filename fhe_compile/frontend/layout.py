@@ -107,6 +107,8 @@ def _clear_ints(symbol: Symbol | None, what: str) -> tuple[int, ...]:
 
 
 def _target_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    if any(v < -1 for v in wanted):
+        raise LoweringError(f"it gives the shape {wanted}")
     copied = tuple(shape[i] if v == 0 else v for i, v in enumerate(wanted))
     return np.empty(shape, np.int8).reshape(copied).shape
 

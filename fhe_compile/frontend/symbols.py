@@ -15,7 +15,7 @@ per-element then need no cases of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -64,12 +64,20 @@ class Builder:
 
 
 def refuse_size(shape: tuple[int, ...], times: int = 1) -> None:
-    """A LoweringError for a tensor, or `times` of them, of more numbers than a graph may have."""
+    """A LoweringError for a tensor, or `times` of them, of no numbers or more than a graph may."""
+    if 0 in shape:
+        raise LoweringError(f"its result has no numbers: its shape is {shape}")
     if math.prod(shape) * times > MAX_GIVEN:
         raise LoweringError(
             f"its result has {math.prod(shape) * times:,} numbers, the limit is {MAX_GIVEN:,}; "
             "lower the number of tokens or features"
         )
+
+
+def refuse_bounds(op: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """A LoweringError for a Clip whose bounds are not one number each, as ONNX has it."""
+    if op == "Clip" and any(math.prod(shape) != 1 or len(shape) > 1 for shape in shapes[1:]):
+        raise LoweringError("a Clip by bounds that are not one number each; use Min and Max")
 
 
 def whole(array: np.ndarray) -> IntArray:
@@ -142,6 +150,7 @@ class Affine:
 
     def __post_init__(self) -> None:
         scale = np.abs(self.scale)
+        refuse_size(scale.shape)
         if not ((scale < LARGEST).all() and (np.abs(self.offset) < LARGEST).all()):
             raise LoweringError(
                 f"its scale or offset is no number below {LARGEST:.0e}; mend the constants"
@@ -171,6 +180,7 @@ class Pending:
 
     def __post_init__(self) -> None:
         refuse_size(self.shape)
+        refuse_bounds(self.proto.op_type, [arg.shape for arg in self.args if arg is not None])
         if self.operations > MAX_OPERATIONS:
             raise LoweringError(
                 f"an element-wise function of more than {MAX_OPERATIONS} operations; "

@@ -1,4 +1,4 @@
-"""A wired ONNX graph in; refused where an operator takes values of kinds that ONNX does not allow.
+"""A wired ONNX graph in; refused where an operator takes kinds of values that ONNX forbids.
 
 Kinds are the element types of ONNX (`TensorProto.DataType`). Without this, numpy would turn one
 kind into another where ONNX Runtime computes nothing.

@@ -1,4 +1,4 @@
-"""Mutated QONNX graphs: what the commands answer is what ONNX Runtime computes, or it is refused."""
+"""Mutated QONNX graphs: the commands answer what ONNX Runtime computes, or refuse."""
 
 from __future__ import annotations
 

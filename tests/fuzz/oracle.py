@@ -26,6 +26,7 @@ _STEPS = {  # rounding mode -> where its steps are between whole numbers
 _WAYS = {  # of a magnitude, and of the number itself: operators one after the other
     "ROUND": ("Round",), "FLOOR": ("Floor",), "CEIL": ("Ceil",),
 }  # fmt: skip
+LATEST = 21  # opset that this ONNX Runtime knows
 _NEAR = 1e-3  # of a step: far above float32's error, far below a step
 
 
@@ -56,8 +57,13 @@ class Oracle:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
-        except Exception as error:  # of its many kinds
-            raise OracleError(f"ONNX Runtime refuses the graph: {error}") from None
+        except Exception:  # of its many kinds; exporters write newer operators under older opsets
+            for opset in graph.opset_import:
+                opset.version = LATEST if opset.domain in ("", "ai.onnx") else opset.version
+            try:
+                self._session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+            except Exception as error:
+                raise OracleError(f"ONNX Runtime refuses the graph: {error}") from None
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Answers:
         """One input."""
@@ -134,7 +140,8 @@ class _Writer:
 def _quant(
     w: _Writer, node: onnx.NodeProto, mode: str, low: float, high: float
 ) -> list[onnx.NodeProto]:
-    x, scale, zero, _ = node.input
+    x, *operands = node.input[:3]
+    scale, zero = (w.op("Cast", part, to=TensorProto.FLOAT) for part in operands)
     w.ratio = w.op("Add", w.op("Div", x, scale), zero)
     wide = w.op("Cast", w.ratio, to=TensorProto.DOUBLE)
     clipped = w.op("Min", w.op("Max", _rounded(w, wide, mode), w.number(low)), w.number(high))
