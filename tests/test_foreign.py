@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from onnx import TensorProto
 from tests.foreign_models import foreign_model
 from tests.qonnx_graphs import DOMAINS, GraphMaker, runtime_outputs
 from torusformer import InputError, LoweringError
-from torusformer.fhe_compile import compile_program, lower
+from torusformer.fhe_compile import compile_program, load_program, lower
 from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Max, Program, Round, Table
 from torusformer.fhe_compile.program.ports import dequantize_array, quantize_array
+from torusformer.pipelines.cli import main
 
 IMAGE = (1, 2, 6, 5)
 
@@ -402,16 +404,33 @@ def test_random_foreign_models(seed: int) -> None:
     check(foreign_model(seed), samples=2)
 
 
-def test_a_convolution_runs_encrypted() -> None:
-    g = GraphMaker((1, 1, 3, 3))
-    x = g.quant("x", 1.0, 2)
-    y = g.op("Conv", x, g.weight(np.array([[[[1, -1], [1, 1]]]]), 0.3), pads=[1, 0, 0, 0])
-    y = g.op("MaxPool", g.quant(g.op("Relu", y), 0.9, 1, signed=False), kernel_shape=[3, 1])
+def test_a_convolution_compiles() -> None:
+    """To operators that are run encrypted where they are tested."""
+    g, x = image(shape=(1, 2, 4, 4))
+    y = g.op("Conv", x, kernel(g, 2, 1, 3, 3, scale=0.3), pads=[1, 1, 0, 0], group=2)
+    y = g.op("MaxPool", g.quant(g.op("Relu", y), 1.7, 2, signed=False), kernel_shape=[2, 1])
+    y = g.op("Conv", y, kernel(g, 2, 2, 2, 2, scale=0.3), strides=[1, 2])
     program = check(g.model(g.op("Flatten", y)))
-    circuit, (port,) = compile_program(program), program.inputs
-    q_x = {"x": quantize_array(port, np.linspace(-2, 2, 9).reshape(port.shape))}
-    expected = interpret(program, q_x)
-    for way in ("simulate", "execute"):
-        found = circuit.run(q_x, fhe=way)
-        for out in program.outputs:
-            np.testing.assert_array_equal(found[out.name], expected[out.name])
+    circuit, (port,) = compile_program(program, simulate=True), program.inputs
+    q_x = {"x": quantize_array(port, np.linspace(-2, 2, 32).reshape(port.shape))}
+    expected, found = interpret(program, q_x), circuit.run(q_x, fhe="simulate")
+    for out in program.outputs:
+        np.testing.assert_array_equal(found[out.name], expected[out.name])
+
+
+def test_the_command_says_what_it_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = GraphMaker((1, 4))
+    g.rng = np.random.default_rng(0)
+    model = g.model(g.op("Softmax", g.op("Gemm", "x", kernel(g, 4, 3, scale=0.3)), axis=1))
+    path, samples = tmp_path / "m.onnx", tmp_path / "s.npz"
+    onnx.save(model, path)
+    np.savez(samples, x=np.array([[0.0, 1.5, 0.3, -0.2]]))
+    told = ["--input-bits", "3", "--calibrate", str(samples)]
+    assert main(["lower", str(path), "--out", str(tmp_path / "p.onnx"), *told]) == 0
+    assert "left to the client" in capsys.readouterr().out
+    (port,) = load_program(tmp_path / "p.onnx").inputs
+    assert (port.lo, port.hi, float(port.scale)) == (-4, 3, 0.5)
+    assert main(["lower", str(path), "--out", str(tmp_path / "q.onnx"), *told[:2]]) == 2
+    assert "--input-scale or --calibrate" in capsys.readouterr().err

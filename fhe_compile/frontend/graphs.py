@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from torusformer import LoweringError
 from torusformer.fhe_compile.program.onnx_tensors import MAX_RANK
@@ -84,3 +85,28 @@ def table_lengths(graph: onnx.GraphProto, name: str) -> set[int]:
         elif node.op_type in _HANDED_ON and node.input[0] in derived:
             derived.update(node.output)
     return counts
+
+
+def clip_bounds(
+    graph: onnx.GraphProto, readers: Sequence[onnx.NodeProto]
+) -> list[tuple[float, float]]:
+    """The bounds of each reader of a tensor, if all of them clip it by constants; else none."""
+    if not all(reader.op_type == "Clip" for reader in readers):
+        return []
+    wanted = {name for reader in readers for name in reader.input[1:3] if name}
+    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name in wanted}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] in wanted:
+            attr = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            known[node.output[0]] = constant_of(attr)
+    if wanted - known.keys() or any(array.size != 1 for array in known.values()):
+        return []
+    found = []
+    for reader in readers:
+        attr = {a.name: helper.get_attribute_value(a) for a in reader.attribute}
+        ends = [attr.get("min", -math.inf), attr.get("max", math.inf)]
+        for i, name in enumerate(reader.input[1:3]):
+            if name:
+                ends[i] = float(known[name].reshape(()))
+        found.append((ends[0], ends[1]))
+    return found

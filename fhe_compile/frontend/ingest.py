@@ -9,7 +9,6 @@ layer and the cure.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -31,17 +30,16 @@ from torusformer.fhe_compile.frontend.forms import (
     whole_numbers,
 )
 from torusformer.fhe_compile.frontend.graphs import (
+    clip_bounds,
     constant_of,
     layer_of,
     static_shape,
-    table_lengths,
 )
 from torusformer.fhe_compile.frontend.inputs import (
     InputFormat,
     InputNotQuantizedError,
     InputOptions,
     clip_input,
-    declared_format,
     not_quantized,
 )
 from torusformer.fhe_compile.frontend.layout import apply_move, layout_moves
@@ -238,7 +236,10 @@ class _Ingest:
             case "Add" | "Sub" | "Mul" | "Div":
                 return binary(self.builder, layer, proto, given[0], given[1])
             case "QuantizeLinear":
-                return quantize_linear(self.builder, layer, args, attr, self.clips(proto))
+                made = proto.output[0]
+                readers = [] if made in self.outputs else self.readers.get(made, [])
+                clips = clip_bounds(self.graph, readers)
+                return quantize_linear(self.builder, layer, args, attr, clips)
         if op not in ELEMENTWISE:
             cure = _CURES.get(op, "express it with products, sums and element-wise functions")
             raise LoweringError(f"operator {op} is not supported; {cure}")
@@ -255,33 +256,6 @@ class _Ingest:
                 "its operand is the largest of float numbers; add a QuantIdentity before it"
             )
         return Pending(proto, tuple(args), np.broadcast_shapes(*(a.shape for a in given)))
-
-    def clips(self, proto: onnx.NodeProto) -> list[tuple[float, float]]:
-        """Bounds that all readers of these integers clip them to; none where one does not."""
-        found = []
-        for reader in self.readers.get(proto.output[0], []):
-            if reader.op_type != "Clip" or proto.output[0] in self.outputs:
-                return []
-            attr = {a.name: helper.get_attribute_value(a) for a in reader.attribute}
-            ends = [self.constants.get(name) for name in reader.input[1:3]]
-            low, high = (*ends, None, None)[:2]
-            found.append(
-                (
-                    attr.get("min", -np.inf) if low is None else float(low.reshape(-1)[0]),
-                    attr.get("max", np.inf) if high is None else float(high.reshape(-1)[0]),
-                )
-            )
-        return found
-
-    @functools.cached_property
-    def constants(self) -> Mapping[str, np.ndarray]:
-        """The graph's tensors of a number or more, those of Constant nodes too."""
-        found = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
-        for node in self.graph.node:
-            if node.op_type == "Constant":
-                attr = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-                found[node.output[0]] = constant_of(attr)
-        return {name: array for name, array in found.items() if array.size}
 
     def lookup(self, proto: onnx.NodeProto, args: list[Symbol | None]) -> Symbol:
         """Entries of a clear vector at encrypted places: an element-wise function of these."""
@@ -361,7 +335,7 @@ def ingest(
         InputError: `inputs` do not fit the graph.
     """
     inputs = inputs or InputOptions()
-    formats = _formats(model.graph, inputs)
+    formats = inputs.formats_of(model.graph)
     given = dict(metadata or {})
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
@@ -381,15 +355,3 @@ def ingest(
             "leave it out"
         )
     return program
-
-
-def _formats(graph: onnx.GraphProto, inputs: InputOptions) -> dict[str, InputFormat]:
-    """How inputs enter that no quantizer reads, as far as the caller or the graph says."""
-    constants = {tensor.name for tensor in graph.initializer}
-    found = {}
-    for value in graph.input:
-        if value.name not in constants and not table_lengths(graph, value.name):
-            said = inputs.format_of(value.name) or declared_format(graph, value)
-            if said is not None:
-                found[value.name] = said
-    return found

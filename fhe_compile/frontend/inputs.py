@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from torusformer import InputError, LoweringError
+from torusformer.fhe_compile.frontend.graphs import table_lengths
 from torusformer.fhe_compile.frontend.quantizers import Bipolar, Quantizer
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
@@ -89,6 +90,17 @@ class InputOptions:
             raise InputError("--input-bits without a scale; give --input-scale or --calibrate")
         if self.scale is not None and not 0 < self.scale < np.inf:
             raise InputError(f"--input-scale is {self.scale}, it is a number above 0")
+
+    def formats_of(self, graph: onnx.GraphProto) -> dict[str, InputFormat]:
+        """How inputs enter that no quantizer reads, as far as the caller or the graph says."""
+        constants = {tensor.name for tensor in graph.initializer}
+        found = {}
+        for value in graph.input:
+            if value.name not in constants and not table_lengths(graph, value.name):
+                said = self.format_of(value.name) or declared_format(graph, value)
+                if said is not None:
+                    found[value.name] = said
+        return found
 
     def format_of(self, name: str) -> InputFormat | None:
         """Of the input of that name; None where the caller says nothing."""

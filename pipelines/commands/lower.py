@@ -9,7 +9,6 @@ from pathlib import Path
 from torusformer import TorusformerError
 from torusformer.folders import output_file
 from torusformer.pipelines.console import Outcome, Subparsers, command, positive
-from torusformer.pipelines.values import sample_arrays
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -46,6 +45,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile import lower, save_program
     from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
     from torusformer.fhe_compile.program.onnx_io import load_model
+    from torusformer.pipelines.values import sample_arrays
 
     with output_file(args.out, _is_program) as new:
         model = load_model(args.model)
