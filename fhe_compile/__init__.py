@@ -3,6 +3,7 @@
 from torusformer.fhe_compile.circuit.circuit import Circuit, compile_plan, compile_program
 from torusformer.fhe_compile.circuit.concrete_options import CompileError
 from torusformer.fhe_compile.deployment.deployment import save_deployment
+from torusformer.fhe_compile.frontend.examine import examine
 from torusformer.fhe_compile.frontend.lowering import lower
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Port, Program
@@ -17,6 +18,7 @@ __all__ = [
     "Program",
     "compile_plan",
     "compile_program",
+    "examine",
     "interpret",
     "load_program",
     "lower",

@@ -19,10 +19,11 @@ else:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a subcommand has to say: `data` for `--json`, `text` for a person."""
+    """What a subcommand has to say: `data` for `--json`, `text` for a person, its exit code."""
 
     data: dict[str, Any]
     text: str
+    code: int = 0
 
 
 def command(

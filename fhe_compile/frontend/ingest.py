@@ -50,8 +50,8 @@ _CURES = {
 }
 
 
-class _Ingest:
-    """One walk over one graph."""
+class Ingest:
+    """One walk over one graph; `examine` walks on where this stops."""
 
     def __init__(self, graph: onnx.GraphProto, tokens: Tokens) -> None:
         self.graph = graph
@@ -62,27 +62,33 @@ class _Ingest:
         }
         for value in graph.input:
             if value.name not in self.symbols:
-                real = Unquantized(value.name, static_shape(value))
-                self.symbols[value.name] = token_input(graph, value, tokens) or real
+                self.symbols[value.name] = self.enter(value, tokens)
+
+    def enter(self, value: onnx.ValueInfoProto, tokens: Tokens) -> Symbol:
+        """What a graph input is."""
+        real = Unquantized(value.name, static_shape(value))
+        return token_input(self.graph, value, tokens) or real
+
+    def step(self, proto: onnx.NodeProto) -> list[Symbol]:
+        """The results of one node; what refuses it is named with its layer."""
+        layer = layer_of(proto)
+        try:
+            return self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
+        except LoweringError as error:
+            message = str(error)
+            where = f"{layer} ({proto.op_type})"
+            raise LoweringError(
+                message if message.startswith(layer) else f"{where}: {message}"
+            ) from None
+        except TorusformerError:
+            raise
+        except (ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
+            raise LoweringError(f"{layer} ({proto.op_type}): shapes do not fit ({error})") from None
 
     def run(self, metadata: Mapping[str, str]) -> Program:
+        """All of it."""
         for proto in self.graph.node:
-            layer = layer_of(proto)
-            try:
-                results = self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
-            except LoweringError as error:
-                message = str(error)
-                where = f"{layer} ({proto.op_type})"
-                raise LoweringError(
-                    message if message.startswith(layer) else f"{where}: {message}"
-                ) from None
-            except TorusformerError:
-                raise
-            except (ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
-                raise LoweringError(
-                    f"{layer} ({proto.op_type}): shapes do not fit ({error})"
-                ) from None
-            self.symbols.update(zip(proto.output, results, strict=False))
+            self.symbols.update(zip(proto.output, self.step(proto), strict=False))
         outputs: dict[str, Port] = {}
         for value in self.graph.output:
             self.output(value.name, outputs)
@@ -95,6 +101,7 @@ class _Ingest:
         return Program(tuple(self.builder.inputs), tuple(outputs.values()), nodes, metadata)
 
     def argument(self, name: str) -> Symbol | None:
+        """What an operand is; None where it is left out."""
         if not name:
             return None
         if name not in self.symbols:
@@ -207,6 +214,7 @@ class _Ingest:
         return Pending(proto, (where,), where.shape, entries.value.astype(np.float32))
 
     def gemm(self, layer: str, args: list[Symbol], attr: dict[str, Any]) -> Symbol:
+        """A product and a bias."""
         if attr.get("transA", 0) or attr.get("alpha", 1.0) != 1.0 or attr.get("beta", 1.0) != 1.0:
             raise LoweringError("Gemm with transA, alpha or beta; export a plain linear layer")
         weight = args[1]
@@ -219,6 +227,7 @@ class _Ingest:
         return binary(self.builder, layer, add, product, args[2])
 
     def quant(self, layer: str, args: list[Symbol | None], attr: dict[str, Any]) -> Symbol:
+        """A quantizer, of which all but the first operand are constants."""
         x, *parts = args
         if x is None or not all(isinstance(p, Clear) for p in parts) or len(parts) != 3:
             raise LoweringError("its scale, zero point and bit width must be constants")
@@ -288,7 +297,7 @@ def ingest(
     """
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-            return _Ingest(model.graph, tokens).run(dict(metadata or {}))
+            return Ingest(model.graph, tokens).run(dict(metadata or {}))
     except RecursionError:
         raise LoweringError(
             "the graph nests too many operations; add a QuantIdentity between them"
