@@ -8,6 +8,7 @@ from torusformer.fhe_compile.frontend.lowering import lower
 from torusformer.fhe_compile.program.interpret import interpret
 from torusformer.fhe_compile.program.nodes import Port, Program
 from torusformer.fhe_compile.program.onnx_io import load_program, save_program
+from torusformer.fhe_compile.tfhe.narrowing import narrow
 from torusformer.fhe_compile.tfhe.plan import Plan, plan
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "interpret",
     "load_program",
     "lower",
+    "narrow",
     "plan",
     "save_deployment",
     "save_program",

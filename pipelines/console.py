@@ -100,6 +100,18 @@ def share(text: str) -> float:
     return _real(text, most=1, what="a share between 0 and 1, say 0.96")
 
 
+def part(text: str) -> float:
+    """An argument that is a small part of one: 0.01, or 1%."""
+    number, percent_sign, rest = text.partition("%")
+    what = "a part below one, say 1% or 0.01"
+    if text == "0" or rest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    found = _real(number, most=math.inf, what=what) / (100 if percent_sign else 1)
+    if found >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return found
+
+
 def seconds(text: str) -> float:
     """An argument that is a time."""
     return _real(text, most=math.inf, what="a number of seconds above 0, say 5")
