@@ -23,13 +23,13 @@ import onnx
 from numpy.typing import NDArray
 
 from torusformer import InputError, LoweringError
-from torusformer.fhe_compile import Circuit, Plan, Program, compile_plan, lower, plan
+from torusformer.fhe_compile import Circuit, Plan, Program, compile_plan, lower, narrow, plan
 from torusformer.fhe_compile.circuit.circuit import Mode
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.nodes import IntArray
 from torusformer.fhe_compile.program.ports import dequantize_array
 from torusformer.pipelines.input_quant import quantize_inputs, unquantized_inputs
-from torusformer.pipelines.values import to_integers
+from torusformer.pipelines.values import to_integers, to_samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,8 +74,8 @@ def compile_brevitas(
         rounding_threshold_bits: sums that tables read wider are rounded to so many bits, exactly.
         p_error: the chance that one bootstrap is wrong; 2**-64 unless given.
         global_p_error: that of any of them, in place of `p_error`.
-        within: the share of samples whose answer may change: sums are rounded as far as that
-            allows.
+        within: the share of samples whose answer may change: sums are rounded, or wrap, as far as
+            that allows (`narrow`).
         output_onnx_file: where to keep the QONNX graph.
         verbose: whether stages are told on stderr.
         device: "cpu"; nothing runs elsewhere.
@@ -120,6 +120,12 @@ def compile_brevitas(
         onnx.save(graph, str(output_onnx_file))
     tell("lowering")
     program = lower(graph, **lowering)
+    bits = _threshold(rounding_threshold_bits)
+    if bits is not None or within is not None:
+        tell("rounding")
+        reals = {port.name: _array(x) for port, x in zip(program.inputs, samples, strict=True)}
+        integers = to_samples(program.inputs, reals)
+        program = narrow(program, integers, bits=bits, within=within).program
     tell("planning")
     made = plan(program, p_error=check_p_error(EXACT if p_error is None else p_error))
     if global_p_error is not None:
@@ -189,6 +195,20 @@ class BrevitasCircuit:
         )
         batched = tuple(y[:, 0] if y.ndim > 1 and y.shape[1] == 1 else y for y in found)
         return batched[0] if len(batched) == 1 else batched
+
+
+def _threshold(given: int | Mapping[str, Any] | None) -> int | None:
+    """Bits that sums keep, of what Concrete ML takes."""
+    if given is None or isinstance(given, int):
+        return given
+    known = {"n_bits", "method"}
+    how = str(getattr(given.get("method"), "name", given.get("method", "EXACT"))).upper()
+    if how != "EXACT" or not isinstance(given.get("n_bits"), int) or set(given) - known:
+        raise InputError(
+            f"rounding_threshold_bits is {dict(given)}; sums are rounded exactly here, to a number "
+            "of bits: say 5"
+        )
+    return int(given["n_bits"])
 
 
 def _silent(_: str) -> None:
