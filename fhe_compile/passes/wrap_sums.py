@@ -4,7 +4,8 @@ Sums reach far beyond what they are on data: a table of a 10-bit range may see 6
 keeps its entries f in a window of 2^p integers, each channel one of its own; beside the window it
 says c - f, then f again, and so on, so p bits read it (`program.antiperiod`), without a bootstrap
 more. Of a quantizer that saturates c is about its least and its largest code together: above the
-window it goes on with about the largest, below it with about the least, as far as 2^p.
+window it goes on with about the largest, below it with about the least, up to 2^p from its steps.
+What lies beyond is read wrongly.
 
 Worked example: -1, 0, 1 of x < -1, x = -1 .. 1, x > 1 with p = 2 and the window [-2, 1]: c is 0, so
 2 and 3 give 1 as before, 4 gives 0 and 5 gives -1.
