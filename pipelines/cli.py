@@ -20,6 +20,7 @@ from torusformer import TorusformerError, __version__
 from torusformer.pipelines import ends
 from torusformer.pipelines.commands import (
     calibrate,
+    check,
     compile_,
     demo,
     generate,
@@ -31,7 +32,9 @@ from torusformer.pipelines.commands import (
     tune,
 )
 
-COMMANDS = (train, import_, lower, calibrate, plan, compile_, run, generate, demo, tune)
+COMMANDS = (
+    train, import_, check, lower, calibrate, plan, compile_, run, generate, demo, tune,
+)  # fmt: skip
 USER_ERROR = 2
 
 
@@ -64,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 2 after one sentence on stderr.
+    """Run one command; 0, or 2 after one sentence on stderr; 1 if `check` found problems.
 
     Stopped by a signal or by a reader that left, 128 and the number of that signal.
     """
@@ -76,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = f" {args.command}"
             with contextlib.redirect_stdout(sys.stderr), ends.own_temporary_files():
                 outcome = args.run(args)
-            return _answer(json.dumps(outcome.data, indent=2) if args.json else outcome.text)
+            text = json.dumps(outcome.data, indent=2) if args.json else outcome.text
+            return _answer(text) or outcome.code
         except SystemExit as stop:  # --help, --version, a wrong argument
             return int(stop.code or 0)
         except BrokenPipeError:

@@ -19,10 +19,11 @@ else:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a subcommand has to say: `data` for `--json`, `text` for a person."""
+    """What a subcommand has to say: `data` for `--json`, `text` for a person, its exit code."""
 
     data: dict[str, Any]
     text: str
+    code: int = 0
 
 
 def command(
@@ -97,6 +98,18 @@ def add_samples(parser: argparse.ArgumentParser, also: str = "") -> None:
 def share(text: str) -> float:
     """An argument that is a part of one: an accuracy."""
     return _real(text, most=1, what="a share between 0 and 1, say 0.96")
+
+
+def part(text: str) -> float:
+    """An argument that is a small part of one: 0.01, or 1%."""
+    number, percent_sign, rest = text.partition("%")
+    what = "a part below one, say 1% or 0.01"
+    if text == "0" or rest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    found = _real(number, most=math.inf, what=what) / (100 if percent_sign else 1)
+    if found >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return found
 
 
 def seconds(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,19 @@ def read_samples(
     path: Path, ports: Sequence[Port], *, integers: bool = False
 ) -> list[dict[str, IntArray]]:
     """The samples of a .npy or .npz file, quantized unless they are `integers` already."""
-    columns, arrays = {}, _read(path, [p.name for p in ports])
+    arrays = _read(path, [p.name for p in ports])
+    return to_samples(ports, arrays, integers=integers, place=f"{path}: ")
+
+
+def to_samples(
+    ports: Sequence[Port],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    integers: bool = False,
+    place: str = "",
+) -> list[dict[str, IntArray]]:
+    """Samples by input, (N, ...), as N samples, quantized unless they are `integers` already."""
+    columns = {}
     for port in ports:
         x = arrays[port.name]
         if integers:
@@ -55,7 +67,7 @@ def read_samples(
             columns[port.name] = list(to_integers(port, x))
     counts = {name: len(rows) for name, rows in columns.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f"{path}: inputs differ in number of samples: {counts}")
+        raise InputError(f"{place}inputs differ in number of samples: {counts}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -73,13 +73,13 @@ _CURES = {
 }
 
 
-class _Ingest:
-    """One walk over one graph."""
+class Ingest:
+    """One walk over one graph; `examine` walks on where this stops."""
 
     def __init__(
         self, graph: onnx.GraphProto, tokens: Tokens, formats: Mapping[str, InputFormat]
     ) -> None:
-        self.graph = graph
+        self.graph, self.formats = graph, formats
         self.ending = ending_of(graph)
         self.builder = Builder()
         self.values: dict[int, tuple[Symbol, Symbol]] = {}  # by id, kept alive beside it
@@ -92,38 +92,41 @@ class _Ingest:
                 self.readers.setdefault(name, []).append(proto)
         for value in graph.input:
             name = value.name
-            if name in self.symbols or not (name in self.readers or name in self.outputs):
-                continue
-            shape = static_shape(value)
-            if name in formats:
-                self.symbols[name] = formats[name].enter(self.builder, name, shape)
-            else:
-                real = Unquantized(name, shape)
-                self.symbols[name] = token_input(graph, value, tokens) or real
+            if name not in self.symbols and (name in self.readers or name in self.outputs):
+                self.symbols[name] = self.enter(value, tokens)
 
     @property
     def outputs(self) -> Collection[str]:
         """The tensors that the program ends in."""
         return self.ending.tensor.values()
 
+    def enter(self, value: onnx.ValueInfoProto, tokens: Tokens) -> Symbol:
+        """What a graph input is."""
+        name, shape = value.name, static_shape(value)
+        if name in self.formats:
+            return self.formats[name].enter(self.builder, name, shape)
+        return token_input(self.graph, value, tokens) or Unquantized(name, shape)
+
+    def step(self, proto: onnx.NodeProto) -> list[Symbol]:
+        """The results of one node; what refuses it is named with its layer."""
+        layer = layer_of(proto)
+        try:
+            return self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
+        except LoweringError as error:
+            message = str(error)
+            where = f"{layer} ({proto.op_type})"
+            raise type(error)(
+                message if message.startswith(layer) else f"{where}: {message}"
+            ) from None
+        except TorusformerError:
+            raise
+        except (ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
+            raise LoweringError(f"{layer} ({proto.op_type}): shapes do not fit ({error})") from None
+
     def run(self, metadata: Mapping[str, str]) -> Program:
+        """All of it."""
         for proto in self.ending.nodes:
-            layer = layer_of(proto)
-            try:
-                results = self.evaluate(layer, proto, [self.argument(i) for i in proto.input])
-            except LoweringError as error:
-                message = str(error)
-                where = f"{layer} ({proto.op_type})"
-                raise type(error)(
-                    message if message.startswith(layer) else f"{where}: {message}"
-                ) from None
-            except TorusformerError:
-                raise
-            except (ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
-                raise LoweringError(
-                    f"{layer} ({proto.op_type}): shapes do not fit ({error})"
-                ) from None
-            self.symbols.update(zip(proto.output, results, strict=False))
+            self.symbols.update(zip(proto.output, self.step(proto), strict=False))
         outputs: dict[str, Port] = {}
         for value in self.graph.output:
             self.output(value.name, outputs)
@@ -138,6 +141,7 @@ class _Ingest:
         return Program(tuple(self.builder.inputs), tuple(outputs.values()), nodes, metadata)
 
     def argument(self, name: str) -> Symbol | None:
+        """What an operand is; None where it is left out."""
         if not name:
             return None
         if name not in self.symbols:
@@ -270,6 +274,7 @@ class _Ingest:
         return Pending(proto, (where,), where.shape, entries.value.astype(np.float32))
 
     def quant(self, layer: str, op: str, args: list[Symbol | None], attr: dict[str, Any]) -> Symbol:
+        """A quantizer, of which all but the first operand are constants."""
         x, *parts = args
         if x is None or not all(isinstance(p, Clear) for p in parts):
             raise LoweringError("its scale, zero point and bit width must be constants")
@@ -340,11 +345,11 @@ def ingest(
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
             try:
-                program = _Ingest(model.graph, tokens, {}).run(given)
+                program = Ingest(model.graph, tokens, {}).run(given)
             except InputNotQuantizedError:
                 if not formats:
                     raise
-                return _Ingest(model.graph, tokens, formats).run(given)
+                return Ingest(model.graph, tokens, formats).run(given)
     except RecursionError:
         raise LoweringError(
             "the graph nests too many operations; add a QuantIdentity between them"

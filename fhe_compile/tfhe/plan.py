@@ -36,6 +36,7 @@ from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Dear, Estimate
 from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate, Wrap
+from torusformer.fhe_compile.tfhe.wide_sums import WideSums, wide_sums
 from torusformer.tables import table
 
 MAXIMUM_BITS = 16
@@ -66,8 +67,8 @@ class Plan:
     `ciphertext_bytes_by_layer`: the most ciphertext alive at once in the layer.
     `key_bytes_by_bit_width`: of the bootstrap keys alone, by the width of the tables they are for;
     roundings are width 0. `prices`: whose milliseconds these are. `dear`: the widths of tables that
-    take twice the work, and why. `request_bytes` are the client's ciphertexts, compressed,
-    `reply_bytes` those that it decrypts.
+    take twice the work, and why; `wide`: sums that could be rounded. `request_bytes` are the
+    client's ciphertexts, compressed, `reply_bytes` those that it decrypts.
     """
 
     program: Program = field(repr=False)
@@ -82,6 +83,7 @@ class Plan:
     key_bytes_by_bit_width: Mapping[int, int] = field(default_factory=dict)
     prices: Mapping[str, Any] = field(default_factory=dict)
     dear: tuple[Dear, ...] = ()
+    wide: tuple[WideSums, ...] = ()
     request_bytes: int = 0
     reply_bytes: int = 0
 
@@ -160,6 +162,7 @@ class Plan:
             "peak_memory_bytes": self.peak_memory_bytes,
             "ciphertext_bytes_by_layer": dict(self.ciphertext_bytes_by_layer),
             "dear": [dict(vars(dear)) for dear in self.dear],
+            "wide": [wide.to_json() for wide in self.wide],
             "request_bytes": self.request_bytes,
             "reply_bytes": self.reply_bytes,
             "prices": dict(self.prices),
@@ -191,7 +194,7 @@ class Plan:
             f"p_error {show_p_error(self.p_error)} a bootstrap, "
             f"failure of a run {self.failure_probability:.1e}"
         )
-        text += [str(dear) for dear in self.dear]
+        text += [str(why) for why in (*self.dear, *self.wide)]
         if whose := describe_prices(self.prices):
             text.append(whose)
         return "\n".join(text)
@@ -273,6 +276,7 @@ def planned(
         ciphertext_bytes_by_layer=estimate.ciphertext_bytes_by_layer(),
         key_bytes_by_bit_width=keys.key_bytes_by_bit_width(),
         dear=keys.dear(),
+        wide=wide_sums(((r.layer, r.bits, r.pbs, r.ms) for r in rows if r.op == "table"), prices),
         request_bytes=estimate.request_bytes(),
         reply_bytes=estimate.reply_bytes(),
         prices={**prices.machine, "origin": prices.origin, "elsewhere": prices.elsewhere},

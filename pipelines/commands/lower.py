@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torusformer import TorusformerError
+from torusformer import InputError, TorusformerError
 from torusformer.folders import output_file
-from torusformer.pipelines.console import Outcome, Subparsers, command, positive
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    command,
+    noted_prices,
+    part,
+    percent,
+    positive,
+)
+from torusformer.tables import table
+
+if TYPE_CHECKING:
+    import onnx
+
+    from torusformer.fhe_compile import Program
+    from torusformer.fhe_compile.frontend.decompose.rewriter import Precision
+    from torusformer.fhe_compile.tfhe.narrowing import Narrowed
 
 
 def add(subparsers: Subparsers) -> argparse.ArgumentParser:
@@ -27,15 +45,38 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         help="how token ids enter: as one-hot rows that the server embeds, or as rows of a public "
         "table that the client looks up; default as the graph says, else one-hot",
     )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FILE.npz",
+        help="samples by input name, or as x: float softmax, norms and whatever no quantizer holds "
+        "become tables that fit them, and so does the scale of an input without a quantizer",
+    )
     inputs = parser.add_argument_group("inputs that no quantizer of the graph reads")
     inputs.add_argument("--input-scale", type=float, metavar="S", help="real = S * integer")
     inputs.add_argument("--input-bits", type=positive, metavar="N", help="bits of the integers")
     inputs.add_argument("--input-signed", action="store_true", help="they can be negative")
-    inputs.add_argument(
-        "--calibrate",
-        type=Path,
-        metavar="FILE.npz",
-        help="samples by input name, or as x: their largest number gives the scale",
+    floats = parser.add_argument_group("bits of what becomes tables, from 3 to 10")
+    floats.add_argument("--softmax-bits", type=positive, metavar="N", help="of scores; default 6")
+    floats.add_argument(
+        "--norm-bits", type=positive, metavar="N", help="that end a norm; default 7"
+    )
+    floats.add_argument(
+        "--stream-bits", type=positive, metavar="N", help="of sums and quantizers put in; default 6"
+    )
+    sums = parser.add_argument_group("sums that tables read too wide")
+    sums.add_argument(
+        "--accumulator-bits",
+        type=positive,
+        metavar="N",
+        help="round sums that tables read wider to N bits, exactly as the program then says",
+    )
+    sums.add_argument(
+        "--within",
+        type=part,
+        metavar="P",
+        help="with --calibrate: round sums as far as it pays while no more than this part of the "
+        "samples gets another class (1%% or 0.01), or no output moves further than that part",
     )
     return parser
 
@@ -47,9 +88,13 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile.program.onnx_io import load_model
     from torusformer.pipelines.values import sample_arrays
 
+    if args.within is not None and not args.calibrate:
+        raise InputError("--within is about answers on samples; give them with --calibrate FILE")
+    narrowed: Narrowed | None = None
     with output_file(args.out, _is_program) as new:
         model = load_model(args.model)
         metadata = {p.key: p.value for p in model.metadata_props}
+        samples = sample_arrays(args.calibrate) if args.calibrate else None
         program = lower(
             model,
             metadata,
@@ -57,22 +102,76 @@ def run(args: argparse.Namespace) -> Outcome:
             input_scale=args.input_scale,
             input_bits=args.input_bits,
             input_signed=args.input_signed,
-            calibrate=sample_arrays(args.calibrate) if args.calibrate else None,
+            calibrate=samples,
+            precision=_precision(args),
         )
+        near, said = _approximated(program, model, samples)
+        if args.accumulator_bits is not None or args.within is not None:
+            narrowed = _narrowed(args, program)
+            program = narrowed.program
         save_program(program, new)
     nodes = Counter(node.op for node in program.nodes)
     left = program.metadata.get(LEFT_TO_CLIENT, "")
-    data = {
+    data: dict[str, Any] = {
         "program": str(args.out),
         "inputs": {port.name: list(port.shape) for port in program.inputs},
         "outputs": {port.name: list(port.shape) for port in program.outputs},
         "nodes": dict(sorted(nodes.items())),
         "left_to_client": left,
+        **near,
     }
-    text = f"{args.out}: " + ", ".join(f"{n} {op}" for op, n in nodes.items())
+    text = f"{args.out}: " + ", ".join(f"{n} {op}" for op, n in nodes.items()) + said
     if left:
         text += f"\nleft to the client, who decrypts what it reads: {left}"
+    if narrowed is not None:
+        data["rounded"] = narrowed.to_json()
+        text += f"\n{narrowed}"
     return Outcome(data, text)
+
+
+def _approximated(
+    program: Program, model: onnx.ModelProto, samples: dict[str, Any] | None
+) -> tuple[dict[str, Any], str]:
+    """What became tables that fit the samples, and how far that is from the graph; "" if nothing."""
+    from torusformer.fhe_compile.frontend.decompose.fidelity import fidelity
+    from torusformer.fhe_compile.frontend.lowering import DECOMPOSED_KEY
+
+    if DECOMPOSED_KEY not in program.metadata or samples is None:
+        return {}, ""
+    steps = json.loads(program.metadata[DECOMPOSED_KEY])
+    near = fidelity(program, model, samples)
+    rows = [(step["node"], step["kind"], step["bits"]) for step in steps]
+    text = (
+        f"\n\nnot as in the graph, but in tables that fit the samples:\n"
+        f"{table(('node', 'what', 'bits'), rows)}\n\n"
+        f"on {near.samples} samples: largest difference {near.largest_difference:.3g} "
+        f"(outputs span {near.span:.3g}), same class {percent(near.same_class)}"
+    )
+    return {"decomposed": steps, "fidelity": near.to_json()}, text
+
+
+def _narrowed(args: argparse.Namespace, program: Program) -> Narrowed:
+    """The program with its wide sums rounded."""
+    from torusformer.fhe_compile import narrow
+    from torusformer.fhe_compile.prices.failure import EXACT
+    from torusformer.pipelines.calibration import read_calibration
+    from torusformer.pipelines.values import to_samples
+
+    samples = []
+    if args.calibrate:
+        arrays = read_calibration(args.calibrate, [port.name for port in program.inputs])
+        samples = to_samples(program.inputs, arrays)
+    prices = noted_prices("lower", EXACT)
+    return narrow(program, samples, bits=args.accumulator_bits, within=args.within, prices=prices)
+
+
+def _precision(args: argparse.Namespace) -> Precision | None:
+    """The bits that were asked for, if any."""
+    from torusformer.fhe_compile.frontend.decompose.rewriter import Precision
+
+    given = {name: getattr(args, name) for name in ("softmax_bits", "norm_bits", "stream_bits")}
+    chosen = {name: bits for name, bits in given.items() if bits is not None}
+    return Precision(**chosen) if chosen else None
 
 
 def _is_program(path: Path) -> bool:
