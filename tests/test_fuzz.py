@@ -41,6 +41,7 @@ CONDUCT = {
     "another answer": _wrong,
     "ZeroDivisionError": lambda: 1 // 0,
     "hung": lambda: time.sleep(60),
+    "hung for": lambda: any(iter(int, 1)),
     "died": lambda: os.kill(os.getpid(), 9),
     "MiB": lambda: np.ones(400 << 17).sum(),
     "overflow": lambda: np.exp(np.array([1e9])),
@@ -52,7 +53,8 @@ def make(seed: int, folder: Path) -> Case:
 
 
 def test_the_frame_tells_every_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "SECONDS", 3.0)
+    monkeypatch.setattr(pool, "WAITING", 3.0)
+    monkeypatch.setattr(pool, "SECONDS", 1.0)
     cases = [("frame", seed) for seed in range(len(CONDUCT))]
     results = sorted(pool.run_cases({"frame": make}, cases), key=lambda result: result.seed)
     for word, result in zip(CONDUCT, results, strict=True):

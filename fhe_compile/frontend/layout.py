@@ -27,6 +27,7 @@ from torusformer.fhe_compile.program.nodes import (
 )
 
 Attributes = dict[str, Any]
+MAX_PIECES = 1024  # of one Gather: each is a node of the program
 
 
 def reshape_to(layer: str, shape: tuple[int, ...]) -> Movement:
@@ -77,6 +78,12 @@ def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray
     size = shape[axis]
     if indices.dtype.kind not in "iu" or not ((indices >= -size) & (indices < size)).all():
         raise LoweringError(f"indices beyond the {size} places of axis {axis}")
+    pieces = 1 + np.count_nonzero(np.diff(np.ravel(indices) % size) != 1)
+    if pieces > MAX_PIECES:
+        raise LoweringError(
+            f"a Gather of {pieces:,} separate pieces, the limit is {MAX_PIECES:,}; use a linear "
+            "layer whose weights are 0 and 1"
+        )
     flat = [int(i) % size for i in np.atleast_1d(indices).ravel()]
 
     def emit(builder: Builder, var: str) -> str:
