@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torusformer import InputError, TorusformerError
 from torusformer.folders import output_file
 from torusformer.pipelines.console import Outcome, Subparsers, command, noted_prices, part, positive
+from torusformer.progress import Progress
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile import Program
@@ -99,7 +100,10 @@ def _narrowed(args: argparse.Namespace, program: Program) -> Narrowed:
         arrays = read_calibration(args.calibrate, [port.name for port in program.inputs])
         samples = to_samples(program.inputs, arrays)
     prices = noted_prices("lower", EXACT)
-    return narrow(program, samples, bits=args.accumulator_bits, within=args.within, prices=prices)
+    with Progress("narrow sums"):
+        return narrow(
+            program, samples, bits=args.accumulator_bits, within=args.within, prices=prices
+        )
 
 
 def _is_program(path: Path) -> bool:
