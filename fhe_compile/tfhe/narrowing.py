@@ -31,6 +31,8 @@ from torusformer.tables import table
 
 NARROWED_KEY = "narrowed"  # the metadata entry that says which layers read fewer bits, and how
 WIDEST, NARROWEST = 12, 2  # bits that are tried for all layers alike
+MOST_PLANS = 100  # a plan of a transformer takes seconds
+WORTH = 0.005  # of all seconds: what is not worth looking for
 HOW: tuple[Literal["wrapped"], Literal["rounded"]] = ("wrapped", "rounded")
 _CLEANING = (
     remove_dead_nodes, fold_constants, merge_common_values, remove_dead_channels,
@@ -207,21 +209,30 @@ class _Search:
         while improved:
             improved = False
             spent = self.plan(best).seconds_by_layer
-            for layer in sorted(self.layers, key=lambda name: -spent.get(name, 0.0)):
+            worth = [x for x in self.layers if spent.get(x, 0.0) > WORTH * seconds]
+            for layer in sorted(worth, key=lambda name: -spent[name]):
                 for to in self._next(layer, best.get(layer)):
+                    if len(self._plans) >= MOST_PLANS:
+                        return best
                     chosen = {**best, layer: to}
                     found = self.plan(chosen).predicted_seconds
-                    if found < seconds and self.loss(chosen) <= budget:
+                    if found < (1 - WORTH) * seconds and self.loss(chosen) <= budget:
                         best, seconds, improved = chosen, found, True
                         break
         return best
 
     def _next(self, layer: str, now: Narrowing | None) -> list[Narrowing]:
-        """What may be cheaper for a layer, the most promising first."""
+        """What may be cheaper for a layer, by what its tables and roundings alone take."""
         width = self.widths[layer]
-        bits = width if now is None else now.bits
-        tried = [Narrowing(n, how) for n in (bits - 1, bits, bits + 1) for how in HOW]
-        return [to for to in tried if 1 <= to.bits < width and to != now]
+        now = now or Narrowing(width, "wrapped")
+        tried = [Narrowing(n, how) for n in range(now.bits - 1, now.bits + 2) for how in HOW]
+        able = [to for to in tried if 1 <= to.bits < width]
+        return [to for to in able if self._ms(width, to) < self._ms(width, now)]
+
+    def _ms(self, width: int, to: Narrowing) -> float:
+        """Of an element, about."""
+        dropped = width - to.bits if to.how == "rounded" else 0
+        return self.prices.table(to.bits) + self.prices.rounding(width, dropped)
 
     def narrowed(self, chosen: Mapping[str, Narrowing]) -> Narrowed:
         """What it is and what it costs; the program's metadata say so, too."""

@@ -19,6 +19,7 @@ from torusformer.pipelines.console import (
     percent,
     positive,
 )
+from torusformer.progress import Progress
 from torusformer.tables import table
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ def _narrowed(args: argparse.Namespace, program: Program) -> Narrowed:
         arrays = read_calibration(args.calibrate, [port.name for port in program.inputs])
         samples = to_samples(program.inputs, arrays)
     prices = noted_prices("lower", EXACT)
-    return narrow(program, samples, bits=args.accumulator_bits, within=args.within, prices=prices)
+    with Progress("narrow sums"):
+        return narrow(
+            program, samples, bits=args.accumulator_bits, within=args.within, prices=prices
+        )
 
 
 def _precision(args: argparse.Namespace) -> Precision | None:
