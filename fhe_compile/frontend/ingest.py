@@ -50,7 +50,7 @@ _CURES = {
 }
 
 
-class _Ingest:
+class Ingest:
     """One walk over one graph."""
 
     def __init__(self, graph: onnx.GraphProto, tokens: Tokens) -> None:
@@ -288,7 +288,7 @@ def ingest(
     """
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-            return _Ingest(model.graph, tokens).run(dict(metadata or {}))
+            return Ingest(model.graph, tokens).run(dict(metadata or {}))
     except RecursionError:
         raise LoweringError(
             "the graph nests too many operations; add a QuantIdentity between them"

@@ -1,0 +1,133 @@
+"""A float layer norm or RMS norm in, tables of one value each out.
+
+y = (x − mean) / σ is a function of two encrypted numbers. Their logarithms are added instead: the
+sign and magnitude of c = x − mean become one code, from which that of σ is taken,
+
+    code(c) = ⌊log(|c| / least) / step⌉ in 0 … m − 1, and more by `gap` where c < 0
+    code(σ) = ⌊log(σ / σ_least) / step⌉ in 0 … s − 1
+    y       = table(code(c) − code(σ))
+
+so what ends the norm reads 2 (m + s − 1) integers, `norm_bits` bits, gain and bias included.
+
+Worked example: step log 2, least 1, σ_least 1, m = 4, s = 2, gap 5: c = −4 is 2 + 5 = 7, σ = 2 is 1,
+and 6 is read as −2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from torusformer.fhe_compile.frontend.grids import best_grid, grid_with, numbers
+from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.symbols import FloatArray
+
+SUM_READ = 6  # bits of a mean or a sum of squares that a table reads: one each a token
+_STEPS = np.geomspace(0.04, 0.7, 24)
+_MOST_ROWS = 4_000
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Of magnitudes and of σ, `magnitudes` and `sigmas` many."""
+
+    step: float
+    least: float
+    sigma_least: float
+    magnitudes: int
+    sigmas: int
+
+    @property
+    def gap(self) -> int:
+        """More where c is negative: no code of a positive one, whatever σ is, comes so far."""
+        return self.magnitudes + self.sigmas - 1
+
+    @property
+    def unit(self) -> float:
+        """y of difference 0."""
+        return self.least / self.sigma_least
+
+    def normal(self, c: FloatArray, sigma: FloatArray) -> FloatArray:
+        """y as the program will have it."""
+        a = np.rint(np.log(np.maximum(np.abs(c), self.least) / self.least) / self.step)
+        b = np.rint(np.log(np.maximum(sigma, 1e-30) / self.sigma_least) / self.step)
+        power = a.clip(0, self.magnitudes - 1) - b.clip(0, self.sigmas - 1)
+        return np.where(c < 0, -1, 1) * np.exp(power * self.step) * self.unit
+
+
+def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> str:
+    """Put (x − mean) / sqrt(variance + epsilon) along the last axis, an expression of one value."""
+    bits = graph.precision.norm_bits
+    graph.note("layer norm" if centred else "RMS norm", bits)
+    x = graph.coded(name, graph.precision.stream_bits, "quantizer before a norm")
+    c = graph.emit("Sub", x, _mean(graph, x)) if centred else x
+    true = graph.samples.of(name)
+    if centred:
+        true = true - true.mean(-1, keepdims=True)
+    sigma = np.sqrt(np.square(true).mean(-1, keepdims=True) + epsilon)
+    size = true.shape[-1]
+    codes = _best(graph.samples.of(c).reshape(-1, size), true.reshape(-1, size), sigma.reshape(-1, 1), bits)
+
+    negative = graph.emit("Less", c, 0.0)
+    magnitude = graph.emit("Max", graph.emit("Abs", c), codes.least)
+    log = graph.emit("Log", graph.emit("Div", magnitude, codes.least))
+    bounded = graph.emit("Min", log, (codes.magnitudes - 1) * codes.step)
+    jump = graph.emit("Where", negative, codes.gap * codes.step, 0.0)
+    last = codes.gap + codes.magnitudes - 1
+    coded = graph.quant(
+        graph.emit("Add", bounded, jump), codes.step, last.bit_length(), signed=False
+    )
+    difference = graph.emit("Sub", coded, _sigma(graph, c, epsilon, codes))
+    below = graph.emit("Greater", difference, (codes.magnitudes - 0.5) * codes.step)
+    power = graph.emit("Sub", difference, graph.emit("Where", below, codes.gap * codes.step, 0.0))
+    size_of = graph.emit("Mul", graph.emit("Exp", power), codes.unit)
+    return graph.emit("Mul", size_of, graph.emit("Where", below, -1.0, 1.0))
+
+
+def _mean(graph: Rewriter, x: str) -> str:
+    """Of the last axis, on the grid of x."""
+    scale, size = graph.scale(x), shape_of(graph.symbols[x])[-1]
+    assert scale is not None, "a code has one"
+    total = graph.reduce("ReduceMean", x)
+    near = graph.rounded(total, min(size.bit_length() - 1, max(0, graph.bits(total) - SUM_READ)))
+    grid = grid_with(graph.samples.of(near), scale, "a mean")
+    return graph.quant(near, scale, grid.bits, signed=grid.signed)
+
+
+def _sigma(graph: Rewriter, c: str, epsilon: float, codes: _Codes) -> str:
+    """The code of σ."""
+    squares = graph.emit("Mul", c, c)
+    grid = best_grid(graph.samples.of(squares), graph.precision.norm_bits, "a square")
+    square = graph.quant(squares, grid.scale, grid.bits, signed=False)
+    total = graph.reduce("ReduceMean", square)
+    near = graph.rounded_to(total, SUM_READ)
+    # Half a unit of a square's mean keeps what rounds to zero finite.
+    half = 0.5 * (graph.scale(near) or 0.0)
+    positive = graph.emit("Max", graph.emit("Add", near, epsilon), half)
+    log = graph.emit("Mul", graph.emit("Log", positive), 0.5)
+    least = graph.emit("Sub", log, float(np.log(codes.sigma_least)))
+    bounded = graph.emit("Min", graph.emit("Max", least, 0.0), (codes.sigmas - 1) * codes.step)
+    return graph.quant(bounded, codes.step, (codes.sigmas - 1).bit_length(), signed=False)
+
+
+def _best(c: FloatArray, true: FloatArray, sigma: FloatArray, bits: int) -> _Codes:
+    """The codes with the least squared error of y; rows (N, n), their σ (N, 1).
+
+    `c` is what the program has of `true`.
+    """
+    pick = slice(None, None, -(-len(c) // _MOST_ROWS))
+    c, true, sigma = c[pick], true[pick], sigma[pick]
+    numbers(true, "what a norm reads")
+    exact = true / sigma
+    top = float(np.quantile(np.abs(c), 0.999)) or 1.0
+    logs = np.log(np.quantile(sigma, (0.01, 0.99)))
+    ways = []
+    for sigma_bits in range(1, bits - 1):
+        sigmas = 2**sigma_bits
+        magnitudes = 2 ** (bits - 1) - sigmas + 1
+        for step in _STEPS:
+            least = top * np.exp(-(magnitudes - 1) * step)
+            start = np.exp(logs.mean() - (sigmas - 1) / 2 * step)
+            ways.append(_Codes(float(step), float(least), float(start), magnitudes, sigmas))
+    return min(ways, key=lambda codes: float(np.square(codes.normal(c, sigma) - exact).sum()))
