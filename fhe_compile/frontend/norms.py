@@ -19,11 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torusformer.fhe_compile.frontend.grids import best_grid, grid_with, numbers
+from torusformer.fhe_compile.frontend.grids import grid_with, numbers
+from torusformer.fhe_compile.frontend.logarithm import LogGrid, log_window
 from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
-SUM_READ = 6  # bits of a mean or a sum of squares that a table reads: one each a token
+RESOLUTION = 16  # units in which the smallest σ² is read
+_LARGEST = 6.0  # times the largest σ²: squares beyond count as that
+_MOST_PARTS = 3  # bits
 _STEPS = np.geomspace(0.04, 0.7, 24)
 _MOST_ROWS = 4_000
 
@@ -60,14 +63,13 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     """Put (x − mean) / sqrt(variance + epsilon) along the last axis, an expression of one value."""
     bits = graph.precision.norm_bits
     graph.note("layer norm" if centred else "RMS norm", bits)
-    x = graph.coded(name, graph.precision.stream_bits, "quantizer before a norm")
-    c = graph.emit("Sub", x, _mean(graph, x)) if centred else x
     true = graph.samples.of(name)
     if centred:
         true = true - true.mean(-1, keepdims=True)
     sigma = np.sqrt(np.square(true).mean(-1, keepdims=True) + epsilon)
-    size = true.shape[-1]
-    codes = _best(graph.samples.of(c).reshape(-1, size), true.reshape(-1, size), sigma.reshape(-1, 1), bits)
+    codes = _best(*(part.reshape(-1, part.shape[-1]) for part in (true, sigma)), bits)
+    x = graph.coded(name, graph.precision.stream_bits, "quantizer before a norm")
+    c = graph.emit("Sub", x, _mean(graph, x, codes.step * float(np.median(sigma)))) if centred else x
 
     negative = graph.emit("Less", c, 0.0)
     magnitude = graph.emit("Max", graph.emit("Abs", c), codes.least)
@@ -78,49 +80,56 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     coded = graph.quant(
         graph.emit("Add", bounded, jump), codes.step, last.bit_length(), signed=False
     )
-    difference = graph.emit("Sub", coded, _sigma(graph, c, epsilon, codes))
-    below = graph.emit("Greater", difference, (codes.magnitudes - 0.5) * codes.step)
-    power = graph.emit("Sub", difference, graph.emit("Where", below, codes.gap * codes.step, 0.0))
-    size_of = graph.emit("Mul", graph.emit("Exp", power), codes.unit)
-    return graph.emit("Mul", size_of, graph.emit("Where", below, -1.0, 1.0))
+    squared = c if graph.bits(c) <= graph.bits(coded) else _decoded(graph, coded, codes, 0)
+    difference = graph.emit("Sub", coded, _sigma(graph, squared, epsilon, codes))
+    return graph.emit("Mul", _decoded(graph, difference, codes, codes.sigmas-1), codes.unit / codes.least)
 
 
-def _mean(graph: Rewriter, x: str) -> str:
-    """Of the last axis, on the grid of x."""
+def _decoded(graph: Rewriter, code: str, codes: _Codes, below: int) -> str:
+    """The number behind a code of sign and magnitude, from which up to `below` was taken."""
+    negative = graph.emit("Greater", code, (codes.gap - below - 0.5) * codes.step)
+    power = graph.emit("Sub", code, graph.emit("Where", negative, codes.gap * codes.step, 0.0))
+    size = graph.emit("Mul", graph.emit("Exp", power), codes.least)
+    return graph.emit("Mul", size, graph.emit("Where", negative, -1.0, 1.0))
+
+
+def _mean(graph: Rewriter, x: str, step: float) -> str:
+    """Of the last axis, on the grid of x or a part of it that is at most about `step`."""
     scale, size = graph.scale(x), shape_of(graph.symbols[x])[-1]
     assert scale is not None, "a code has one"
-    total = graph.reduce("ReduceMean", x)
-    near = graph.rounded(total, min(size.bit_length() - 1, max(0, graph.bits(total) - SUM_READ)))
-    grid = grid_with(graph.samples.of(near), scale, "a mean")
-    return graph.quant(near, scale, grid.bits, signed=grid.signed)
+    parts = 2 ** max(0, min(_MOST_PARTS, round(np.log2(scale / step))))
+    near = graph.rounded(graph.reduce("ReduceMean", x), (size // parts).bit_length() - 1)
+    grid = grid_with(graph.samples.of(near), scale / parts, "a mean")
+    return graph.quant(near, grid.scale, grid.bits, signed=grid.signed)
 
 
 def _sigma(graph: Rewriter, c: str, epsilon: float, codes: _Codes) -> str:
     """The code of σ."""
-    squares = graph.emit("Mul", c, c)
-    grid = best_grid(graph.samples.of(squares), graph.precision.norm_bits, "a square")
-    square = graph.quant(squares, grid.scale, grid.bits, signed=False)
-    total = graph.reduce("ReduceMean", square)
-    near = graph.rounded_to(total, SUM_READ)
-    # Half a unit of a square's mean keeps what rounds to zero finite.
-    half = 0.5 * (graph.scale(near) or 0.0)
-    positive = graph.emit("Max", graph.emit("Add", near, epsilon), half)
-    log = graph.emit("Mul", graph.emit("Log", positive), 0.5)
-    least = graph.emit("Sub", log, float(np.log(codes.sigma_least)))
-    bounded = graph.emit("Min", graph.emit("Max", least, 0.0), (codes.sigmas - 1) * codes.step)
-    return graph.quant(bounded, codes.step, (codes.sigmas - 1).bit_length(), signed=False)
+    size = shape_of(graph.symbols[c])[-1]
+    most = codes.sigma_least * float(np.exp((codes.sigmas - 1) * codes.step))
+    # The mean of squares in units of which the least σ² has `RESOLUTION`, terms finer by a quarter.
+    unit = codes.sigma_least**2 / RESOLUTION
+    lsbs = max(0, size.bit_length() - 3)
+    step = unit * size / 2**lsbs
+    limit = _LARGEST * most**2 / step
+    squares = graph.quant(
+        graph.emit("Mul", c, c), step, max(2, min(8, int(np.log2(limit)) + 1)), signed=False
+    )
+    total = graph.rounded(graph.reduce("ReduceMean", squares), lsbs)
+    shift = -float(np.log(codes.sigma_least))
+    log = LogGrid(codes.step, 0.5, shift, 0, codes.sigmas - 1)
+    return log_window(
+        graph, graph.emit("Add", total, epsilon), (codes.sigma_least**2, most**2), log
+    )
 
 
-def _best(c: FloatArray, true: FloatArray, sigma: FloatArray, bits: int) -> _Codes:
-    """The codes with the least squared error of y; rows (N, n), their σ (N, 1).
-
-    `c` is what the program has of `true`.
-    """
-    pick = slice(None, None, -(-len(c) // _MOST_ROWS))
-    c, true, sigma = c[pick], true[pick], sigma[pick]
+def _best(true: FloatArray, sigma: FloatArray, bits: int) -> _Codes:
+    """The codes with the least squared error of y; rows x − mean (N, n), their σ (N, 1)."""
+    pick = slice(None, None, -(-len(true) // _MOST_ROWS))
+    true, sigma = true[pick], sigma[pick]
     numbers(true, "what a norm reads")
     exact = true / sigma
-    top = float(np.quantile(np.abs(c), 0.999)) or 1.0
+    top = float(np.quantile(np.abs(true), 0.999)) or 1.0
     logs = np.log(np.quantile(sigma, (0.01, 0.99)))
     ways = []
     for sigma_bits in range(1, bits - 1):
@@ -130,4 +139,4 @@ def _best(c: FloatArray, true: FloatArray, sigma: FloatArray, bits: int) -> _Cod
             least = top * np.exp(-(magnitudes - 1) * step)
             start = np.exp(logs.mean() - (sigmas - 1) / 2 * step)
             ways.append(_Codes(float(step), float(least), float(start), magnitudes, sigmas))
-    return min(ways, key=lambda codes: float(np.square(codes.normal(c, sigma) - exact).sum()))
+    return min(ways, key=lambda codes: float(np.square(codes.normal(true, sigma) - exact).sum()))

@@ -25,7 +25,7 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 DOMAIN = QUANT_DOMAINS[1]
 SUM_BITS = 16  # of a rounded sum: wide enough never to clip
-NARROW = 4  # bits: a code up to here is read cheaply
+NARROW, WIDE = 4, 6  # bits: what is read cheaply, and what is dear to read
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Rewriter:
         self.constants: list[onnx.TensorProto] = []
         self.decomposed: list[Decomposed] = []
         self.source = onnx.NodeProto()  # in whose place nodes are put
+        self._makers: dict[str, onnx.NodeProto] = {}
         self._put: dict[tuple[str, Grid], str] = {}
 
     def note(self, kind: str, bits: int) -> None:
@@ -95,7 +96,12 @@ class Rewriter:
         self.samples.run(node)
         self.symbols.update(zip(node.output, found, strict=False))
         self.made.append(node)
+        self._makers.update(dict.fromkeys(node.output, node))
         return found
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """The node of the new graph behind a tensor."""
+        return self._makers.get(name)
 
     def bits(self, name: str) -> int:
         """Of the proved range of a tensor's integers, over all its elements; 0 if it has none."""
@@ -144,7 +150,7 @@ class Rewriter:
     def on_grid(self, name: str, grid: Grid) -> str:
         """A tensor quantized so; one that several read is quantized once."""
         if (name, grid) not in self._put:
-            read = self.rounded_to(name, max(NARROW, grid.bits + 1))
+            read = self.near(name, grid.scale)
             self._put[name, grid] = self.quant(read, grid.scale, grid.bits, signed=grid.signed)
         return self._put[name, grid]
 
@@ -156,9 +162,22 @@ class Rewriter:
         grid = best_grid(self.samples.of(name), bits, "what a quantizer was put after")
         return self.on_grid(name, grid)
 
-    def rounded_to(self, name: str, bits: int) -> str:
-        """A sum without so many of its low bits that a table reads at most about `bits`."""
-        return self.rounded(name, self.bits(name) - bits)
+    def near(self, name: str, step: float) -> str:
+        """A sum as a quantizer of this step may read it: without low bits that hardly matter there.
+
+        Half a step stays. Offsets of channels become whole, so that one table does for all.
+        """
+        symbol = self.symbols[name]
+        if not isinstance(symbol, Affine) or self.bits(name) <= NARROW:
+            return name
+        units = step / float(np.abs(symbol.scale).max())
+        lsbs = int(np.floor(np.log2(units / 2)))
+        if units > 2 and self.bits(name) > WIDE:
+            lsbs = max(1, lsbs)
+        if lsbs < 1:
+            return name
+        # Exact rounding takes as many down as up but for the tie: half a unit less on average.
+        return self.emit("Add", self.rounded(name, lsbs), float(symbol.scale.mean()) / 2)
 
     def rounded(self, name: str, lsbs: int) -> str:
         """A sum without its `lsbs` low bits, by exact rounding: no sum lies at a tie.
