@@ -24,7 +24,7 @@ from torusformer.fhe_compile.frontend.logarithm import LogGrid, log_window
 from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
-RESOLUTION = 16  # units in which the smallest σ² is read
+RESOLUTION = 24  # units in which the smallest σ² is read
 _LARGEST = 6.0  # times the largest σ²: squares beyond count as that
 _MOST_PARTS = 3  # bits
 _STEPS = np.geomspace(0.04, 0.7, 24)
@@ -107,15 +107,11 @@ def _sigma(graph: Rewriter, c: str, epsilon: float, codes: _Codes) -> str:
     """The code of σ."""
     size = shape_of(graph.symbols[c])[-1]
     most = codes.sigma_least * float(np.exp((codes.sigmas - 1) * codes.step))
-    # The mean of squares in units of which the least σ² has `RESOLUTION`, terms finer by a quarter.
-    unit = codes.sigma_least**2 / RESOLUTION
-    lsbs = max(0, size.bit_length() - 3)
-    step = unit * size / 2**lsbs
+    step = codes.sigma_least**2 / RESOLUTION * size
     limit = _LARGEST * most**2 / step
-    squares = graph.quant(
-        graph.emit("Mul", c, c), step, max(2, min(8, int(np.log2(limit)) + 1)), signed=False
-    )
-    total = graph.rounded(graph.reduce("ReduceMean", squares), lsbs)
+    bits = max(2, min(8, int(np.log2(limit)) + 1))
+    squares = graph.quant(graph.emit("Mul", c, c), step, bits, signed=False)
+    total = graph.reduce("ReduceMean", squares)
     shift = -float(np.log(codes.sigma_least))
     log = LogGrid(codes.step, 0.5, shift, 0, codes.sigmas - 1)
     return log_window(

@@ -25,7 +25,7 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 DOMAIN = QUANT_DOMAINS[1]
 SUM_BITS = 16  # of a rounded sum: wide enough never to clip
-NARROW, WIDE = 4, 6  # bits: what is read cheaply, and what is dear to read
+NARROW = 5  # bits: what is read as it is
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,14 @@ class Rewriter:
         return self.on_grid(name, grid)
 
     def near(self, name: str, step: float) -> str:
-        """A sum as a quantizer of this step may read it: without low bits that hardly matter there.
+        """A sum as a quantizer of this step may read it: without bits below that.
 
-        Half a step stays. Offsets of channels become whole, so that one table does for all.
+        Offsets of channels become whole, so that one table does for all.
         """
         symbol = self.symbols[name]
         if not isinstance(symbol, Affine) or self.bits(name) <= NARROW:
             return name
-        units = step / float(np.abs(symbol.scale).max())
-        lsbs = int(np.floor(np.log2(units / 2)))
-        if units > 2 and self.bits(name) > WIDE:
-            lsbs = max(1, lsbs)
+        lsbs = int(np.floor(np.log2(step / float(np.abs(symbol.scale).max()))))
         if lsbs < 1:
             return name
         # Exact rounding takes as many down as up but for the tie: half a unit less on average.
