@@ -39,9 +39,9 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
-    "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
+    "Softmax": "give samples, and it becomes tables: lower --calibrate samples.npz",
     "LogSoftmax": "leave it out: it does not change which class wins",
-    "LayerNormalization": "write it as quantized mean, square and rsqrt (quantize.QuantLayerNorm)",
+    "LayerNormalization": "give samples, and it becomes tables: lower --calibrate samples.npz",
     "Conv": "unfold the patches with Reshape and Transpose, and use a linear layer",
     "ReduceMax": "use ReduceSum or ReduceMean",
     "ArgMax": "leave it to the client: it reads the logits",
@@ -50,7 +50,7 @@ _CURES = {
 }
 
 
-class Ingest:
+class _Ingest:
     """One walk over one graph."""
 
     def __init__(self, graph: onnx.GraphProto, tokens: Tokens) -> None:
@@ -288,7 +288,7 @@ def ingest(
     """
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-            return Ingest(model.graph, tokens).run(dict(metadata or {}))
+            return _Ingest(model.graph, tokens).run(dict(metadata or {}))
     except RecursionError:
         raise LoweringError(
             "the graph nests too many operations; add a QuantIdentity between them"

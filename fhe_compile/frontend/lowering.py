@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
-from torusformer import LoweringError
+from torusformer import BitWidthError, InputError, LoweringError
+from torusformer.fhe_compile.frontend.decompose.rewriter import Precision
+from torusformer.fhe_compile.frontend.decompose.samples import sample_inputs
+from torusformer.fhe_compile.frontend.decompose.walk import decompose
 from torusformer.fhe_compile.frontend.ingest import ingest
 from torusformer.fhe_compile.frontend.token_wise import TOKENS_KEY, Tokens, tokens_of
 from torusformer.fhe_compile.passes.expand import AT_LOWERING
@@ -15,11 +22,23 @@ from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.program.onnx_gate import check_model
 from torusformer.fhe_compile.program.onnx_io import load_model
 
+DECOMPOSED_KEY = "decomposed"  # metadata: what was put otherwise than it stands in the graph
+# Refusals of what samples help with.
+_BY_SAMPLES = (
+    "that no quantizer reads",
+    "packs both into one table",
+    "an element-wise function of",
+    "no whole multiple of its quantizer's scale",
+)
+
 
 def lower(
     source: str | Path | onnx.ModelProto,
     metadata: Mapping[str, str] | None = None,
     tokens: Tokens | None = None,
+    *,
+    calibrate: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
+    precision: Precision | None = None,
 ) -> Program:
     """The integer program of a QONNX model (a file or a loaded model, batch size 1).
 
@@ -29,11 +48,16 @@ def lower(
         tokens: how whole numbers that look up rows enter: as "one-hot" rows, the tables staying
             with the server, or by "lookup" in a public table of what depends on them alone. By
             default as the model's metadata entry "tokens" says, else "one-hot".
+        calibrate: samples (N, *shape of the input), or by input name. With them, float functions
+            between quantizers (softmax, norms, what meets unquantized) become tables on grids
+            that fit the samples. The metadata entry "decomposed" lists them.
+        precision: bits of those tables.
 
     Raises:
         ArtifactError: the file is missing, truncated, or not ONNX.
         LoweringError: an unknown operator, an unquantized tensor, scales that do not meet.
         BitWidthError: a table input over 16 bits.
+        InputError: samples that do not fit the graph, or bits without samples.
     """
     if isinstance(source, onnx.ModelProto):
         model = source
@@ -43,7 +67,20 @@ def lower(
     way = tokens_of(tokens, model)
     if TOKENS_KEY in (metadata or {}):
         metadata = {**(metadata or {}), TOKENS_KEY: way}
-    program = ingest(model, metadata, way)
+    if calibrate is not None:
+        samples = sample_inputs(model.graph, calibrate)
+        model, steps = decompose(model, samples, way, precision or Precision())
+        if steps:
+            listed = json.dumps([asdict(step) for step in steps])
+            metadata = {**(metadata or {}), DECOMPOSED_KEY: listed}
+    elif precision is not None:
+        raise InputError("bits of what becomes tables need samples; add --calibrate samples.npz")
+    try:
+        program = ingest(model, metadata, way)
+    except (LoweringError, BitWidthError) as error:
+        if calibrate is None and any(said in str(error) for said in _BY_SAMPLES):
+            raise type(error)(f"{error}, or give samples: lower --calibrate samples.npz") from None
+        raise
     if tokens and not any(port.vocabulary for port in program.inputs):
         raise LoweringError(
             f"tokens={tokens!r} says how token ids enter, and this graph takes none; leave it out"

@@ -9,8 +9,8 @@ sign and magnitude of c = x − mean become one code, from which that of σ is t
 
 so what ends the norm reads 2 (m + s − 1) integers, `norm_bits` bits, gain and bias included.
 
-Worked example: step log 2, least 1, σ_least 1, m = 4, s = 2, gap 5: c = −4 is 2 + 5 = 7, σ = 2 is 1,
-and 6 is read as −2.
+Worked example: step log 2, least 1, σ_least 1, m = 4, s = 2, gap 5: c = −4 is 2 + 5 = 7, σ = 2
+is 1, and 6 is read as −2.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torusformer.fhe_compile.frontend.grids import grid_with, numbers
-from torusformer.fhe_compile.frontend.logarithm import LogGrid, log_window
-from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.decompose.grids import grid_with, numbers
+from torusformer.fhe_compile.frontend.decompose.logarithm import LogGrid, log_window
+from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
 RESOLUTION = 24  # units in which the smallest σ² is read
@@ -67,9 +67,10 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     if centred:
         true = true - true.mean(-1, keepdims=True)
     sigma = np.sqrt(np.square(true).mean(-1, keepdims=True) + epsilon)
-    codes = _best(*(part.reshape(-1, part.shape[-1]) for part in (true, sigma)), bits)
+    codes = _best(true.reshape(-1, true.shape[-1]), sigma.reshape(-1, 1), bits)
     x = graph.coded(name, graph.precision.stream_bits, "quantizer before a norm")
-    c = graph.emit("Sub", x, _mean(graph, x, codes.step * float(np.median(sigma)))) if centred else x
+    step = codes.step * float(np.median(sigma))
+    c = graph.emit("Sub", x, _mean(graph, x, step)) if centred else x
 
     negative = graph.emit("Less", c, 0.0)
     magnitude = graph.emit("Max", graph.emit("Abs", c), codes.least)
@@ -82,7 +83,8 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     )
     squared = c if graph.bits(c) <= graph.bits(coded) else _decoded(graph, coded, codes, 0)
     difference = graph.emit("Sub", coded, _sigma(graph, squared, epsilon, codes))
-    return graph.emit("Mul", _decoded(graph, difference, codes, codes.sigmas-1), codes.unit / codes.least)
+    found = _decoded(graph, difference, codes, codes.sigmas - 1)
+    return graph.emit("Mul", found, 1 / codes.sigma_least)
 
 
 def _decoded(graph: Rewriter, code: str, codes: _Codes, below: int) -> str:

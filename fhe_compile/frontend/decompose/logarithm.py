@@ -5,9 +5,10 @@ than one narrow table reads:
 
     log S = w_0(S) + w_1(S) + …
 
-w_0 is the logarithm up to the first end and constant above, w_j what it gains from there to the next.
+w_0 is the logarithm up to the first end and constant above, w_j what it gains from there to the
+next.
 
-Worked example, not yet on a grid: with ends 32 and 256, S = 100 is log 32 + (log 100 − log 32) .
+Worked example, not yet on a grid: with ends 32 and 256, S = 100 is log 32 + (log 100 − log 32).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torusformer.fhe_compile.frontend.rewriter import Rewriter
+from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter
 
 
 @dataclass(frozen=True)

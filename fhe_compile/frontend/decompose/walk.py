@@ -16,18 +16,19 @@ import onnx
 from onnx import helper
 
 from torusformer import LoweringError, TorusformerError
+from torusformer.fhe_compile.frontend.decompose.composites import NORMALISE, with_composites
+from torusformer.fhe_compile.frontend.decompose.grids import Grid, best_grid, grid_with
+from torusformer.fhe_compile.frontend.decompose.norms import normalise
+from torusformer.fhe_compile.frontend.decompose.rewriter import Decomposed, Precision, Rewriter
+from torusformer.fhe_compile.frontend.decompose.samples import Samples, opset_of
+from torusformer.fhe_compile.frontend.decompose.softmax import softmax
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE
 from torusformer.fhe_compile.frontend.graphs import layer_of
-from torusformer.fhe_compile.frontend.grids import Grid, best_grid, grid_with
-from torusformer.fhe_compile.frontend.norm_patterns import NORMALISE, with_composites
-from torusformer.fhe_compile.frontend.norms import normalise
 from torusformer.fhe_compile.frontend.quant import MAX_PACKED_BITS
-from torusformer.fhe_compile.frontend.rewriter import Decomposed, Precision, Rewriter
-from torusformer.fhe_compile.frontend.samples import Samples, opset_of
-from torusformer.fhe_compile.frontend.softmax import softmax
 from torusformer.fhe_compile.frontend.symbols import Affine, Clear, Pending, Symbol
 from torusformer.fhe_compile.frontend.token_wise import Tokens
 
+_LAST = frozenset(("Softmax", "LogSoftmax"))
 _SUMS = frozenset(("ReduceMean", "ReduceSum"))
 _PRODUCTS = frozenset(("MatMul", "Gemm"))
 _MOST_RATIO = 16  # of two scales that are brought together
@@ -64,6 +65,9 @@ class _Decomposer(Rewriter):
             self.reading.argument(name)
         attr = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         encrypted = [n for n in node.input if isinstance(self.symbols.get(n), Affine | Pending)]
+        if node.op_type in _LAST and self.outputs.intersection(node.output):
+            self.made.append(node)  # which class wins does not depend on it: `ingest` decides
+            return
         result = self._otherwise(node, attr) if encrypted else None
         if result is not None:
             self._named(result, node.output[0])
@@ -113,7 +117,7 @@ class _Decomposer(Rewriter):
             self.take(copy)
             return
         copy.output[0] = f"{node.output[0]}.float"
-        (symbol, *_) = self.take(copy)
+        self.take(copy)
         self._named(copy.output[0], node.output[0])
 
     def _readable(self, node: onnx.NodeProto, place: int) -> str:

@@ -47,9 +47,7 @@ class _Graph:
         if a is None or b is None or a.op_type != b.op_type or len(a.input) != len(b.input):
             one, other = self.constants.get(first), self.constants.get(second)
             return one is not None and other is not None and np.array_equal(one, other)
-        return list(a.attribute) == list(b.attribute) and all(
-            map(self.same, a.input, b.input)
-        )
+        return list(a.attribute) == list(b.attribute) and all(map(self.same, a.input, b.input))
 
     def along_last(self, node: onnx.NodeProto) -> bool:
         """Whether a reduction is along the last axis, and keeps it."""
@@ -76,9 +74,9 @@ class _Graph:
         """Pairs (c, name of σ² + epsilon) that the node might be c / σ of."""
         if node.op_type == "Div" and (root := self.made_by(node.input[1], "Sqrt")):
             yield node.input[0], root.input[0]
-        if node.op_type == "Div" and (power := self.made_by(node.input[1], "Pow")):
-            if self.number(power.input[1]) == 0.5:
-                yield node.input[0], power.input[0]
+        power = self.made_by(node.input[1], "Pow") if node.op_type == "Div" else None
+        if power is not None and self.number(power.input[1]) == 0.5:
+            yield node.input[0], power.input[0]
         if node.op_type != "Mul":
             return
         for c, factor in _both_ways(node):
@@ -108,8 +106,9 @@ class _Graph:
         square = self.made_by(mean.input[0], "Pow", "Mul")
         if square is None:
             return None
-        twice = self.number(square.input[1]) == 2 if square.op_type == "Pow" else self.same(*square.input)
-        return (square.input[0], epsilon) if twice else None
+        base, other = square.input
+        twice = self.number(other) == 2 if square.op_type == "Pow" else self.same(base, other)
+        return (base, epsilon) if twice else None
 
     def _centred(self, c: str) -> str | None:
         """x where c is x minus its mean."""
@@ -125,15 +124,23 @@ class _Graph:
         for node in self.graph.node:
             if node.op_type != "Div":
                 continue
-            top, total = self.made_by(node.input[0], "Exp"), self.made_by(node.input[1], "ReduceSum")
+            top, total = (
+                self.made_by(node.input[0], "Exp"),
+                self.made_by(node.input[1], "ReduceSum"),
+            )
             if not top or not total or not self.along_last(total):
                 continue
             if not self.same(total.input[0], node.input[0]):
                 continue
-            sub = self.made_by(top.input[0], "Sub")
-            most = sub and self.made_by(sub.input[1], "ReduceMax")
-            by_max = sub and most and self.along_last(most) and self.same(most.input[0], sub.input[0])
-            yield node, sub.input[0] if sub and by_max else top.input[0]
+            yield node, self._before_maximum(top.input[0])
+
+    def _before_maximum(self, name: str) -> str:
+        """The x of x - max x."""
+        sub = self.made_by(name, "Sub")
+        most = None if sub is None else self.made_by(sub.input[1], "ReduceMax")
+        if sub is None or most is None or not self.along_last(most):
+            return name
+        return sub.input[0] if self.same(most.input[0], sub.input[0]) else name
 
 
 def _both_ways(node: onnx.NodeProto) -> tuple[tuple[str, str], tuple[str, str]]:

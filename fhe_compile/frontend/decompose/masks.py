@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import Clear
 
 UNSEEN = -1e4  # a constant from here down is that of a mask
@@ -36,7 +36,9 @@ def _constant(graph: Rewriter, name: str, shape: tuple[int, ...]) -> np.ndarray 
     return np.broadcast_to(symbol.value, shape) if isinstance(symbol, Clear) else None
 
 
-def _added(graph: Rewriter, node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[str, Mask] | None:
+def _added(
+    graph: Rewriter, node: onnx.NodeProto, shape: tuple[int, ...]
+) -> tuple[str, Mask] | None:
     """x of x + mask."""
     if node.op_type != "Add":
         return None

@@ -1,9 +1,10 @@
 """A float `Softmax` in, tables around sums out: exp(p − log Σ exp p).
 
-p are the scores in `softmax_bits` bits, and so is the logarithm: their difference is one of integers.
-Scores below the window of p weigh nothing. Rows differ in their largest score by factors that no
-narrow sum of exponentials spans, so there are several, of exponentials that saturate: the sum whose
-terms all fit says the logarithm of the row (`logarithm`). How many is up to the samples.
+p are the scores in `softmax_bits` bits, and the logarithm is on their grid: the difference is one
+of integers. Scores below the window of p weigh nothing. Rows differ in their largest score by
+factors that no narrow sum of exponentials spans, so there are several, of exponentials that
+saturate: the sum whose terms all fit says the logarithm of the row (`logarithm`). How many is up
+to the samples.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from torusformer import LoweringError
-from torusformer.fhe_compile.frontend.grids import numbers
-from torusformer.fhe_compile.frontend.logarithm import LogGrid, log_window
-from torusformer.fhe_compile.frontend.masks import without_mask
-from torusformer.fhe_compile.frontend.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.decompose.grids import numbers
+from torusformer.fhe_compile.frontend.decompose.logarithm import LogGrid, log_window
+from torusformer.fhe_compile.frontend.decompose.masks import without_mask
+from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
 MOST_WINDOWS = 4
@@ -73,12 +74,11 @@ def softmax(graph: Rewriter, name: str, axis: int, *, logarithm: bool = False) -
     values = graph.samples.of(scores)
     rows = np.moveaxis(np.broadcast_to(values, (len(values), *shape)), axis, -1)
     mask = np.broadcast_to(np.moveaxis(seen, axis, -1), rows.shape)
-    grids = _best(*(part.reshape(-1, shape[axis]) for part in (rows, mask)), bits)
+    size = shape[axis]
+    grids = _best(rows.reshape(-1, size), mask.reshape(-1, size), bits)
     graph.note("softmax", bits)
 
-    p = graph.quant(
-        graph.near(scores, grids.unit), grids.unit, bits, signed=False, zero=grids.zero
-    )
+    p = graph.quant(graph.near(scores, grids.unit), grids.unit, bits, signed=False, zero=grids.zero)
     exponential = graph.emit("Exp", p)
     keep = None if seen.all() else np.asarray(seen, np.float32)
     if keep is not None:

@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from torusformer import LoweringError
+from torusformer import InputError, LoweringError
+from torusformer.fhe_compile.frontend.decompose.grids import Grid, best_grid
+from torusformer.fhe_compile.frontend.decompose.reader import reader
+from torusformer.fhe_compile.frontend.decompose.samples import Samples
 from torusformer.fhe_compile.frontend.graphs import layer_of
-from torusformer.fhe_compile.frontend.grids import Grid, best_grid
-from torusformer.fhe_compile.frontend.ingest import Ingest
-from torusformer.fhe_compile.frontend.samples import Samples
 from torusformer.fhe_compile.frontend.symbols import Affine, FloatArray, Symbol, uniform
 from torusformer.fhe_compile.frontend.token_wise import Tokens
 from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 DOMAIN = QUANT_DOMAINS[1]
 SUM_BITS = 16  # of a rounded sum: wide enough never to clip
+BITS = range(3, 11)
 NARROW = 5  # bits: what is read as it is
 
 
@@ -37,9 +38,14 @@ class Precision:
     is put where a sum, a product or a mean reads what has none: the residual stream.
     """
 
-    softmax_bits: int = 5
-    norm_bits: int = 6
-    stream_bits: int = 5
+    softmax_bits: int = 6
+    norm_bits: int = 7
+    stream_bits: int = 6
+
+    def __post_init__(self) -> None:
+        for name, bits in vars(self).items():
+            if bits not in BITS:
+                raise InputError(f"{name} is {bits}, it is from {BITS[0]} to {BITS[-1]}")
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,13 @@ class Decomposed:
 
 
 class Rewriter:
-    """Nodes of the new graph in order, beside what `Ingest` knows of them."""
+    """Nodes of the new graph in order, beside what a `reader` knows of them."""
 
     def __init__(
         self, graph: onnx.GraphProto, tokens: Tokens, samples: Samples, precision: Precision
     ) -> None:
         self.graph, self.samples, self.precision = graph, samples, precision
-        self.reading = Ingest(graph, tokens)
+        self.reading = reader(graph, tokens)
         self.symbols, self.ranges = self.reading.symbols, self.reading.builder.ranges
         self.made: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -86,13 +92,14 @@ class Rewriter:
         """The name of what a new node of ONNX makes; numbers among its operands are constants."""
         names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
         out = f"{self.source.output[0]}.{op.lower()}{len(self.made)}"
-        place = self.source.name.rpartition("/")[0]
-        self.take(helper.make_node(op, names, [out], name=f"{place}/{out.rpartition('/')[2]}", **attributes))
+        own = f"{self.source.name.rpartition('/')[0]}/{out.rpartition('/')[2]}"
+        self.take(helper.make_node(op, names, [out], name=own, **attributes))
         return out
 
     def take(self, node: onnx.NodeProto) -> list[Symbol]:
         """Put a node at the end of the new graph as it is."""
-        found = self.reading.evaluate(layer_of(node), node, [self.reading.argument(i) for i in node.input])
+        operands = [self.reading.argument(name) for name in node.input]
+        found = self.reading.evaluate(layer_of(node), node, operands)
         self.samples.run(node)
         self.symbols.update(zip(node.output, found, strict=False))
         self.made.append(node)
@@ -113,7 +120,9 @@ class Rewriter:
     def scale(self, name: str) -> float | None:
         """Of a tensor that is whole multiples of one number, an offset aside."""
         symbol = self.symbols[name]
-        if not isinstance(symbol, Affine) or not uniform(symbol.scale, tuple(range(symbol.scale.ndim))):
+        if not isinstance(symbol, Affine) or not uniform(
+            symbol.scale, tuple(range(symbol.scale.ndim))
+        ):
             return None
         return float(symbol.scale.flat[0])
 

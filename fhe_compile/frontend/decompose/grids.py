@@ -1,4 +1,4 @@
-"""Numbers that a tensor took on samples in, the grid of a quantizer that loses little of them out."""
+"""Numbers that a tensor took on samples in, a quantizer's grid that loses little of them out."""
 
 from __future__ import annotations
 

@@ -15,12 +15,14 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from torusformer import InputError, LoweringError
+from torusformer.fhe_compile.frontend.decompose.reader import reader
 from torusformer.fhe_compile.frontend.elementwise import ELEMENTWISE
 from torusformer.fhe_compile.frontend.graphs import static_shape
-from torusformer.fhe_compile.frontend.quant import quantizer
+from torusformer.fhe_compile.frontend.symbols import Clear
 from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 MOST_SAMPLES = 512  # a graph is run once a sample, node by node
+_LARGE = 1e30
 Array = NDArray[np.generic]
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError)
 
@@ -34,10 +36,8 @@ class Samples:
         self.values: dict[str, Array] = dict(inputs)
         self.count = len(next(iter(self.values.values())))
         self.opset = opset
-
-    def known(self, name: str) -> bool:
-        """Whether the tensor depends on the input."""
-        return name in self.values
+        self._quantizers = reader(onnx.GraphProto())
+        self._kept: tuple[str, ReferenceEvaluator] | None = None
 
     def of(self, name: str) -> NDArray[np.float64]:
         """All numbers that a tensor takes, (N, *shape) or, of a constant, (1, *shape)."""
@@ -94,43 +94,34 @@ class Samples:
 
     def _once(self, node: onnx.NodeProto, feeds: Mapping[str, Array]) -> list[Array]:
         if _is_quant(node):
-            return [_quantized(node, [feeds[name] for name in node.input])]
+            # A score behind a mask is infinite: quantizers clip it.
+            arrays = [np.clip(_floats(feeds[name]), -_LARGE, _LARGE) for name in node.input]
+            (found,) = self._quantizers.evaluate("", node, [Clear(array) for array in arrays])
+            assert isinstance(found, Clear), "constants give a constant"
+            return [found.value]
         return [np.asarray(r) for r in self._operator(node).run(None, dict(feeds))]
 
     def _operator(self, node: onnx.NodeProto) -> ReferenceEvaluator:
         key = node.output[0]
-        if getattr(self, "_kept", ("",))[0] != key:
-            names = [n for n in dict.fromkeys(node.input) if n]
-            free = [helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in names]
-            outs = [
-                helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None)
-                for n in node.output
-                if n
-            ]
+        if self._kept is None or self._kept[0] != key:
+            kind = onnx.TensorProto.UNDEFINED
+            ins, outs = (
+                [helper.make_tensor_value_info(n, kind, None) for n in dict.fromkeys(names) if n]
+                for names in (node.input, node.output)
+            )
             opset = max(self.opset, 20 if node.op_type == "Gelu" else 0)
-            graph = helper.make_graph([node], "op", free, outs)
+            graph = helper.make_graph([node], "op", ins, outs)
             model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
             self._kept = key, ReferenceEvaluator(model)
         return self._kept[1]
 
 
+def _floats(array: Array) -> NDArray[np.float32]:
+    return np.asarray(array, np.float32)
+
+
 def _is_quant(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Quant", "IntQuant") and node.domain in QUANT_DOMAINS
-
-
-def _quantized(node: onnx.NodeProto, operands: list[Array]) -> Array:
-    x, scale, zero, bits = operands
-    attr = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    q = quantizer(
-        np.asarray(scale),
-        np.asarray(zero),
-        np.asarray(bits),
-        signed=bool(attr.get("signed", 1)),
-        narrow=bool(attr.get("narrow", 0)),
-        rounding=bytes(attr.get("rounding_mode", b"ROUND")).decode(),
-    )
-    whole = q.integers(np.asarray(x), q.scale, q.zero_point)
-    return np.asarray((whole - q.zero_point) * q.scale, np.float32)
+    return node.domain in QUANT_DOMAINS
 
 
 def sample_inputs(
@@ -138,8 +129,8 @@ def sample_inputs(
 ) -> dict[str, NDArray[np.generic]]:
     """Samples by the name of the graph input, each (N, *its shape); at most `MOST_SAMPLES`.
 
-    A graph of one input also takes the bare array, or any name. Of more samples some are taken,
-    evenly spread.
+    A graph of one input also takes the bare array, one called x, or the only one there is. Of more
+    samples some are taken, evenly spread.
 
     Raises:
         InputError: an input lacks its samples, or they have another shape, or are no numbers.
@@ -148,13 +139,16 @@ def sample_inputs(
     ports = [value for value in graph.input if value.name not in constants]
     if not isinstance(given, Mapping):
         given = {ports[0].name: given} if len(ports) == 1 else {}
-    elif len(ports) == len(given) == 1:
-        given = {ports[0].name: next(iter(given.values()))}
+    elif len(ports) == 1 and ports[0].name not in given:
+        only = given.get("x", next(iter(given.values())) if len(given) == 1 else None)
+        given = {} if only is None else {ports[0].name: only}
     found = {}
     for value in ports:
         shape = static_shape(value)
         if value.name not in given:
-            raise InputError(f"the samples have no array {value.name!r}, an input of the graph")
+            raise InputError(
+                f"the samples have no array {value.name!r}, nor x; name them as graph inputs are"
+            )
         array = np.asarray(given[value.name])
         rows = shape[1:] if shape[:1] == (1,) else shape
         if array.shape[1:] not in (rows, shape) or not len(array):
