@@ -64,8 +64,8 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
-    "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
-    "LayerNormalization": "write it as quantized mean, square and rsqrt (quantize.QuantLayerNorm)",
+    "Softmax": "give samples, and it becomes tables: lower --calibrate samples.npz",
+    "LayerNormalization": "give samples, and it becomes tables: lower --calibrate samples.npz",
     "ConvTranspose": "use Conv on a tensor with zeros between its places",
     "ArgMax": "leave it to the client: it reads the logits",
     "ReduceMin": "use ReduceMax of what is negated",

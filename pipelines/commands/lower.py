@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> Outcome:
 def _approximated(
     program: Program, model: onnx.ModelProto, samples: dict[str, Any] | None
 ) -> tuple[dict[str, Any], str]:
-    """What became tables that fit the samples, and how far that is from the graph; "" if nothing."""
+    """What became tables that fit the samples, and how far from the graph; "" if nothing."""
     from torusformer.fhe_compile.frontend.decompose.fidelity import fidelity
     from torusformer.fhe_compile.frontend.lowering import DECOMPOSED_KEY
 
