@@ -128,6 +128,14 @@ def test_sums_are_rounded_and_the_chance_of_a_run_is_shared(x: Tensor) -> None:
     assert circuit.plan.failure_probability == pytest.approx(0.01, rel=0.2)
 
 
+def test_answers_on_the_inputset_stay_within_a_budget(x: Tensor) -> None:
+    model = trained(Net(), x)
+    plain, narrow = compile_brevitas(model, x), compile_brevitas(model, x, within=0.2)
+    assert narrow.plan.predicted_seconds < plain.plan.predicted_seconds
+    changed = plain.forward(x).argmax(axis=1) != narrow.forward(x).argmax(axis=1)
+    assert changed.mean() <= 0.2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

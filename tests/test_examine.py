@@ -84,6 +84,7 @@ def test_a_node_without_a_path_keeps_its_name() -> None:
     g.nodes[-2].name, g.nodes[-1].name = "Softmax_12", ""
     found = examine(g.model("t1", "t2"))
     assert [p.layer for p in found.problems] == ["Softmax_12", "what makes 't2'"]
+    assert "LogSoftmax is not supported" in found.problems[1].found  # though what it reads is not
 
 
 def test_a_graph_input_of_free_size_does_not_end_it() -> None:

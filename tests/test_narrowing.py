@@ -50,16 +50,16 @@ def steps(widths: np.ndarray, start: int = -60, size: int = 128) -> Program:
 
 def mlp() -> tuple[Program, list[dict[str, np.ndarray]]]:
     """Two layers whose sums reach far beyond what they are on samples, which come with it."""
-    g = GraphMaker((1, 24))
+    rng, g = np.random.default_rng(1), GraphMaker((1, 12))
     x = g.quant("x", 0.5, 2)
-    for i, (rows, columns) in enumerate(((24, 4), (4, 4))):
-        weight = RNG.integers(-1, 2, (rows, columns))
+    for i, (rows, columns) in enumerate(((12, 3), (3, 3))):
+        weight = rng.integers(-1, 2, (rows, columns))
         x = g.op("MatMul", x, g.weight(weight, bits=2), layer=f"fc{i}")
-        x = g.op("Mul", x, g.const(RNG.uniform(0.8, 1.2, columns)), layer=f"fc{i}")
-        x = g.quant(x, 0.61 if i == 0 else 0.37, 2, layer=f"act{i}")
-    y = g.op("MatMul", x, g.weight(RNG.integers(-1, 2, (4, 3)), bits=2), layer="out")
+        x = g.op("Mul", x, g.const(rng.uniform(0.8, 1.2, columns)), layer=f"fc{i}")
+        x = g.quant(x, 0.29 if i == 0 else 0.11, 2, layer=f"act{i}")
+    y = g.op("MatMul", x, g.weight(rng.integers(-1, 2, (3, 2)), bits=2), layer="out")
     program = lower(g.model(y))
-    return program, [{"x": RNG.integers(-1, 2, (1, 24))} for _ in range(60)]
+    return program, [{"x": rng.integers(-1, 2, (1, 12))} for _ in range(60)]
 
 
 def answers(program: Program, sample: dict[str, np.ndarray]) -> np.ndarray:
@@ -151,10 +151,14 @@ def test_every_stage_computes_the_narrowed_program() -> None:
     first, second = widths_read(program)
     to = {first: Narrowing(3), second: Narrowing(2, "wrapped")}
     found = narrow_sums(program, to, seen)
-    assert list(widths_read(found).values()) == [3, 2]
+    widths = widths_read(found)
+    assert widths[first] <= 3
+    assert widths[second] <= 2
+    assert any(isinstance(node, Round) for node in found.nodes)
+    assert len({answers(found, sample).tobytes() for sample in samples}) > 3
     session = onnxruntime.InferenceSession(to_onnx(found).SerializeToString())
     circuit = compile_program(found, p_error=FAST)
-    extreme = {"x": np.full((1, 24), found.inputs[0].lo)}
+    extreme = {"x": np.full((1, 12), found.inputs[0].lo)}
     for i, sample in enumerate((samples[0], extreme, samples[1])):
         expected = answers(found, sample)
         assert np.array_equal(session.run(None, sample)[0], expected)

@@ -2,7 +2,8 @@
 
 What a refused node would have made becomes a stand-in, a tensor of its shape of which nothing is
 known. Layout moves it; a quantizer that reads it makes it as good as a quantized input, so what
-lies behind is looked at too; whatever else reads it only follows from the first problem.
+lies behind is looked at too; whatever else reads it only follows from the first problem, unless no
+operand would help.
 
 >>> examine("model.qonnx.onnx").ok                                # doctest: +SKIP
 False
@@ -143,8 +144,10 @@ class _Examine(Ingest):
             before = len(self.builder.nodes)
             try:
                 results = self.evaluate(layer_of(proto), proto, fresh)
-            except (TorusformerError, ValueError, IndexError, KeyError, RecursionError):
+            except (TorusformerError, ValueError, IndexError, KeyError, RecursionError) as error:
                 del self.builder.nodes[before:]
+                if "is not supported" in str(error):  # whatever it reads
+                    return self._refuse(proto, args, error)
             else:
                 self._work(proto, self.builder.nodes[before:])
                 return results

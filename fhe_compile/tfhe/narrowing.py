@@ -31,7 +31,7 @@ from torusformer.tables import table
 
 NARROWED_KEY = "narrowed"  # the metadata entry that says which layers read fewer bits, and how
 WIDEST, NARROWEST = 12, 2  # bits that are tried for all layers alike
-MOST_PLANS = 100  # a plan of a transformer takes seconds
+MOST_PLANS = 60  # a plan of a transformer takes seconds
 WORTH = 0.005  # of all seconds: what is not worth looking for
 HOW: tuple[Literal["wrapped"], Literal["rounded"]] = ("wrapped", "rounded")
 _CLEANING = (
