@@ -17,7 +17,18 @@ from torusformer.models import Transformer
 from torusformer.pipelines.cli import COMMANDS, main
 from torusformer.quantize import QuantTransformer
 
-NAMES = ("train", "lower", "calibrate", "plan", "compile", "run", "generate", "demo", "tune")
+NAMES = (
+    "train",
+    "import",
+    "lower",
+    "calibrate",
+    "plan",
+    "compile",
+    "run",
+    "generate",
+    "demo",
+    "tune",
+)
 
 
 @pytest.fixture(scope="module")
