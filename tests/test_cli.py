@@ -19,6 +19,7 @@ from torusformer.quantize import QuantTransformer
 
 NAMES = (
     "train",
+    "import",
     "check",
     "lower",
     "calibrate",

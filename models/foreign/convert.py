@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torusformer.models.foreign.reading import Family, Output, Reading, Wishes
 from torusformer.models.foreign.vit import VIT
 from torusformer.models.foreign.weights import Weights
 from torusformer.models.transformer import Transformer
+from torusformer.work import scratch_folder
 
 FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
@@ -91,8 +91,8 @@ def import_checkpoint(folder: str | Path, wishes: Wishes | None = None) -> Impor
     fields.require("quantization_config", None)
     if wishes.raw_pixels and kind != "vit":
         raise ArtifactError(f"{fields.path}: {kind} reads no images; leave out --raw-pixels")
-    with tempfile.TemporaryDirectory(prefix="torusformer.") as scratch:
-        weights = Weights(folder, Path(scratch))
+    with scratch_folder() as scratch:
+        weights = Weights(folder, scratch)
         weights.find_prefix(family.prefix, family.anchor)
         output: Output = "hidden" if wishes.hidden else _output(fields, family)
         reading = Reading(fields, weights, output, wishes)

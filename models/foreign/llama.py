@@ -82,8 +82,8 @@ def read_llama(reading: Reading) -> ModelConfig:
 def in_pairs(rows: Tensor, heads: int) -> Tensor:
     """Rows (heads * d, ...) with i and i + d / 2 of each head beside each other.
 
-    >>> in_pairs(torch.arange(4), 1).tolist()
-    [0, 2, 1, 3]
+    >>> in_pairs(Tensor([0, 1, 2, 3]), 1).tolist()
+    [0.0, 2.0, 1.0, 3.0]
     """
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.transpose(1, 2).reshape(rows.shape)
