@@ -136,6 +136,20 @@ def test_convolutions(
     check(g.model(y, g.quant(g.op("Relu", y), 0.717, 3, signed=False)))
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"strides": [2, 3], "pads": [1, 0, 0, 2]},
+        {"strides": [2, 2], "dilations": [2, 1], "output_padding": [1, 1]},
+    ],
+)
+def test_transposed_convolutions(attributes: dict[str, Any]) -> None:
+    g, x = image(shape=(1, 2, 3, 4))
+    weight = kernel(g, 2, 3, 3, 2, scale=0.3)
+    check(g.model(g.op("ConvTranspose", x, weight, g.const([0.1, 0.2, 0.3]), **attributes)))
+
+
 def test_a_depthwise_convolution_takes_scales_of_its_channels() -> None:
     g, _ = image()
     scale = np.array([0.3, 0.7071]).reshape(1, 2, 1, 1)
@@ -235,6 +249,16 @@ SMALL: dict[str, Callable[[GraphMaker, str], str]] = {
     "sum": lambda g, x: g.op("Sum", x, x, g.const(0.25)),
     "wide max": lambda g, x: g.op("Max", *(wide(g, x, b) for b in (0.0, 1.0))),
     "wide min": lambda g, x: g.op("Min", *(wide(g, x, b) for b in (0.0, 1.0))),
+    "backwards": lambda g, x: g.op("Slice", x, *(g.const([v], np.int64) for v in (-1, -99, 2, -2))),
+    "nearest": lambda g, x: g.op(
+        "Resize",
+        x,
+        "",
+        g.const([1, 1, 2, 3]),
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    ),
     "flatten": lambda g, x: g.op("Flatten", x, axis=-1),
     "batch of matrices": lambda g, x: g.op("MatMul", x, kernel(g, 1, 2, 5, 3, scale=0.3)),
     "matrices on the left": lambda g, x: g.op("MatMul", kernel(g, 2, 4, 6, scale=0.3), x),
@@ -369,7 +393,7 @@ def test_what_changes_no_class_is_left_to_the_client(op: str, attributes: dict[s
 @pytest.mark.parametrize(
     ("op", "attributes", "cure"),
     [
-        ("ConvTranspose", {}, "use Conv"),
+        ("ConvTranspose", {"group": 2}, "without groups"),
         ("Conv", {"group": 3}, "groups"),
         ("Conv", {"auto_pad": "MIRROR"}, "auto_pad"),
         ("Conv", {"pads": [-9, 0, 0, 0]}, "reaches over"),

@@ -11,7 +11,10 @@ from onnx import helper
 
 from torusformer.fhe_compile.frontend.arithmetic import batch_norm, binary, larger, reduce
 from torusformer.fhe_compile.frontend.contractions import einsum, gemm, product
-from torusformer.fhe_compile.frontend.convolution import convolution
+from torusformer.fhe_compile.frontend.convolution import (
+    convolution,
+    transposed_convolution,
+)
 from torusformer.fhe_compile.frontend.forms import dequantize_linear, padded
 from torusformer.fhe_compile.frontend.layout import concat
 from torusformer.fhe_compile.frontend.pooling import (
@@ -38,6 +41,8 @@ def combine(
             return einsum(builder, layer, args, attr)
         case "Conv":
             return convolution(builder, layer, args, attr)
+        case "ConvTranspose":
+            return transposed_convolution(builder, layer, args, attr)
         case "AveragePool":
             return average_pool(builder, layer, x, attr)
         case "GlobalAveragePool":

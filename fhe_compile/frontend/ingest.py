@@ -66,10 +66,8 @@ _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
     "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
     "LayerNormalization": "write it as quantized mean, square and rsqrt (quantize.QuantLayerNorm)",
-    "ConvTranspose": "use Conv on a tensor with zeros between its places",
     "ArgMax": "leave it to the client: it reads the logits",
     "ReduceMin": "use ReduceMax of what is negated",
-    "Resize": "use Conv with strides, or pooling",
 }
 
 
