@@ -259,6 +259,15 @@ SMALL: dict[str, Callable[[GraphMaker, str], str]] = {
         nearest_mode="floor",
         coordinate_transformation_mode="asymmetric",
     ),
+    "tile": lambda g, x: g.op("Tile", x, g.const([1, 2, 1, 3], np.int64)),
+    "blocks": lambda g, x: g.op(
+        "SpaceToDepth", g.op("Tile", x, g.const([1, 1, 1, 2], np.int64)), blocksize=2
+    ),
+    "places": lambda g, x: g.op(
+        "DepthToSpace", g.op("Tile", x, g.const([1, 4, 1, 1], np.int64)), blocksize=2
+    ),
+    "least": lambda g, x: g.op("ReduceMin", x, axes=[2]),
+    "mean": lambda g, x: g.op("Mean", x, x, x),
     "flatten": lambda g, x: g.op("Flatten", x, axis=-1),
     "batch of matrices": lambda g, x: g.op("MatMul", x, kernel(g, 1, 2, 5, 3, scale=0.3)),
     "matrices on the left": lambda g, x: g.op("MatMul", kernel(g, 2, 4, 6, scale=0.3), x),

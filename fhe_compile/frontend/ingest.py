@@ -67,7 +67,6 @@ _CURES = {
     "Softmax": "write it as quantized exp, sum and log (quantize.QuantSoftmax)",
     "LayerNormalization": "write it as quantized mean, square and rsqrt (quantize.QuantLayerNorm)",
     "ArgMax": "leave it to the client: it reads the logits",
-    "ReduceMin": "use ReduceMax of what is negated",
 }
 
 

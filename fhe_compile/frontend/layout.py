@@ -122,6 +122,34 @@ def _repeated(
     return in_turn(move, reshape_to(layer, result))
 
 
+def _tiled(layer: str, shape: tuple[int, ...], counts: tuple[int, ...]) -> Movement:
+    """The whole tensor several times along each axis."""
+    if len(counts) != len(shape) or any(n < 1 for n in counts):
+        raise LoweringError(f"it repeats {counts} times along {len(shape)} axes")
+    result = tuple(n * size for n, size in zip(counts, shape, strict=True))
+    refuse_size(result)
+    apart = tuple(n for size in shape for n in (1, size))
+    spread = tuple(n for pair in zip(counts, shape, strict=True) for n in pair)
+    move = in_turn(reshape_to(layer, apart), broadcast_by(layer, spread))
+    return in_turn(move, reshape_to(layer, result))
+
+
+def _blocks(layer: str, op: str, shape: tuple[int, ...], attr: Attributes) -> Movement:
+    """Channels to blocks of places and back."""
+    n, c, h, w = shape
+    b = int(attr["blocksize"])
+    if op == "SpaceToDepth":
+        apart, order = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
+        result = (n, c * b * b, h // b, w // b)
+    else:
+        columns_first = attr.get("mode", b"DCR") in (b"DCR", "DCR")
+        inner = (b, b, c // (b * b)) if columns_first else (c // (b * b), b, b)
+        apart, result = (n, *inner, h, w), (n, c // (b * b), h * b, w * b)
+        order = (0, 3, 4, 1, 5, 2) if columns_first else (0, 1, 4, 2, 5, 3)
+    move = in_turn(reshape_to(layer, apart), transpose_by(layer, order))
+    return in_turn(move, reshape_to(layer, result))
+
+
 def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray) -> Movement:
     """Movement that picks `indices` along `axis`: slices joined, or one slice where it is one."""
     result = (*shape[:axis], *indices.shape, *shape[axis + 1 :])
@@ -224,6 +252,11 @@ def layout_moves(
             return [sliced(layer, shape, slices)]
         case "Resize" | "Upsample":
             return [_repeated(layer, shape, args, attr)]
+        case "Tile":
+            counts = _clear_ints(args[1], "repeats")
+            return [_tiled(layer, shape, counts)]
+        case "DepthToSpace" | "SpaceToDepth":
+            return [_blocks(layer, op, shape, attr)]
         case "Split":
             axis = attr.get("axis", 0) % len(shape)
             if len(args) > 1 and args[1] is not None:
