@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from tests.foreign_models import foreign_model
 from tests.qonnx_graphs import DOMAINS, GraphMaker, runtime_outputs
-from torusformer import InputError, LoweringError
+from torusformer import ArtifactError, InputError, LoweringError
 from torusformer.fhe_compile import compile_program, load_program, lower
 from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
 from torusformer.fhe_compile.program.interpret import interpret
@@ -416,6 +416,13 @@ def test_what_is_no_convolution_of_ours_is_named(
         lower(g.model(g.op(op, x, kernel(g, 3, 2, 3, 3), **attributes)))
 
 
+def test_channels_last_are_refused_by_name() -> None:
+    g, x = image()
+    y = g.op("Conv", x, kernel(g, 3, 2, 3, 3), domain="qonnx.custom_op.channels_last")
+    with pytest.raises(ArtifactError, match="Conv with channels last is not read"):
+        lower(g.model(y))
+
+
 def test_float_weights_and_pooled_floats_are_named() -> None:
     g, x = image()
     floats = g.const(g.rng.normal(0, 1, (3, 2, 3, 3)))
@@ -429,7 +436,7 @@ def test_float_weights_and_pooled_floats_are_named() -> None:
         lower(g.model(g.op("MatMul", y, kernel(g, 4, 3, scale=0.3))))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [*range(20), 1186])  # one whose borders differ
 def test_random_foreign_models(seed: int) -> None:
     check(foreign_model(seed), samples=2)
 

@@ -122,7 +122,9 @@ def _waiting(
     channels: bool = True,
 ) -> Symbol:
     if isinstance(x, Affine) and builder.ranges[x.var].span_bits <= _NARROW_BITS:
-        return pool(builder, layer, x)
+        axes = tuple(range(2, len(x.shape)))
+        if not channels or (uniform(x.scale, axes) and uniform(x.offset, axes)):
+            return pool(builder, layer, x)
     return Pooled(x, pool, shape, channels)
 
 
