@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from torusformer.fhe_compile.frontend.arithmetic import batch_norm, binary, larger, reduce
+from torusformer.fhe_compile.frontend.arithmetic import (
+    batch_norm,
+    binary,
+    larger,
+    need_quantized,
+    reduce,
+)
 from torusformer.fhe_compile.frontend.contractions import einsum, gemm, product
-from torusformer.fhe_compile.frontend.convolution import convolution
+from torusformer.fhe_compile.frontend.convolution import (
+    convolution,
+    transposed_convolution,
+)
 from torusformer.fhe_compile.frontend.forms import dequantize_linear, padded
 from torusformer.fhe_compile.frontend.layout import concat
 from torusformer.fhe_compile.frontend.pooling import (
+    at_once,
     average_pool,
     global_average,
     max_pool,
@@ -38,6 +48,8 @@ def combine(
             return einsum(builder, layer, args, attr)
         case "Conv":
             return convolution(builder, layer, args, attr)
+        case "ConvTranspose":
+            return transposed_convolution(builder, layer, args, attr)
         case "AveragePool":
             return average_pool(builder, layer, x, attr)
         case "GlobalAveragePool":
@@ -50,6 +62,10 @@ def combine(
         case "ReduceMax":
             keep = bool(attr.get("keepdims", 1))
             return maximum_over(builder, layer, x, _axes(given, attr), keepdims=keep)
+        case "ReduceMin":
+            keep = bool(attr.get("keepdims", 1))
+            least = maximum_over(builder, layer, negated(x), _axes(given, attr), keepdims=keep)
+            return negated(at_once(builder, layer, least))
         case "ReduceSum" | "ReduceMean":
             axes = _axes(given, attr)
             if not axes and attr.get("noop_with_empty_axes", 0):
@@ -64,13 +80,23 @@ def combine(
         case "DequantizeLinear":
             return dequantize_linear(args, attr)
         case "Neg" if isinstance(x, Affine):
-            return Affine(x.var, -x.scale, -x.offset)
+            return negated(x)
         case "Max" | "Min" if len(given) == 2:
             return larger(builder, layer, op, given[0], given[1])
-        case "Sum":
+        case "Sum" | "Mean":
             add = helper.make_node("Add", ["x", "y"], ["z"])
-            return functools.reduce(lambda a, b: binary(builder, layer, add, a, b), given)
+            total = functools.reduce(lambda a, b: binary(builder, layer, add, a, b), given)
+            if op == "Sum" or len(given) == 1:
+                return total
+            half = helper.make_node("Div", ["x", "y"], ["z"])
+            return binary(builder, layer, half, total, Clear(np.array(len(given), np.float32)))
     return None
+
+
+def negated(symbol: Symbol | None) -> Affine:
+    """Minus a quantized tensor."""
+    x = need_quantized(symbol, "its input")
+    return Affine(x.var, -x.scale, -x.offset)
 
 
 def _axes(given: Sequence[Symbol], attr: dict[str, Any]) -> tuple[int, ...]:

@@ -68,6 +68,7 @@ def _batch_of_constants(builder: Builder, layer: str, x: Symbol, y: Clear) -> Sy
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     (rows, inner), columns, count = x.shape[-2:], y.shape[-1], math.prod(lead)
     refuse_size((count * inner, count * columns))
+    refuse_size((count, rows, inner))
     zero = np.rint(grid.offset / grid.scale).astype(np.int64)
     ints, scale = (
         np.broadcast_to(a, (*lead, inner, columns)).reshape(count, inner, columns)

@@ -13,11 +13,12 @@ import numpy as np
 from torusformer import LoweringError
 from torusformer.fhe_compile.frontend.arithmetic import linear, need_quantized
 from torusformer.fhe_compile.frontend.grids import on_grid
-from torusformer.fhe_compile.frontend.layout import reshape_to, transpose_by
+from torusformer.fhe_compile.frontend.layout import in_turn, reshape_to, transpose_by
 from torusformer.fhe_compile.frontend.symbols import (
     Affine,
     Builder,
     Clear,
+    Movement,
     Symbol,
     affine,
     moved,
@@ -25,7 +26,7 @@ from torusformer.fhe_compile.frontend.symbols import (
     uniform,
     whole,
 )
-from torusformer.fhe_compile.frontend.windows import Window, pad, unfold, windows_of
+from torusformer.fhe_compile.frontend.windows import MAX_WINDOW, Window, pad, unfold, windows_of
 from torusformer.fhe_compile.program.nodes import Scale, Sum
 
 
@@ -70,6 +71,49 @@ def convolution(
         raise LoweringError(f"its bias is no constant of {outputs} numbers")
     shift = bias.value.astype(np.float64).reshape(-1, *(1 for _ in windows))
     return affine(result.var, result.shape, result.scale, result.offset + shift)
+
+
+def transposed_convolution(
+    builder: Builder, layer: str, args: Sequence[Symbol | None], attr: dict[str, Any]
+) -> Affine:
+    """ConvTranspose: a convolution of the tensor with zeros between its places."""
+    x = need_quantized(args[0], "its input")
+    weight, groups = args[1], int(attr.get("group", 1))
+    rank = len(x.shape) - 2
+    plain = attr.get("auto_pad", b"NOTSET") in (b"NOTSET", "NOTSET") and "output_shape" not in attr
+    if not isinstance(weight, Clear) or len(weight.shape) != rank + 2 or not plain or groups != 1:
+        raise LoweringError(
+            "a ConvTranspose of constant weights, without groups, auto_pad and output_shape is "
+            "supported; use explicit pads"
+        )
+    strides = attr.get("strides", [1] * rank)
+    dilations = attr.get("dilations", [1] * rank)
+    pads = attr.get("pads", [0] * 2 * rank)
+    more = attr.get("output_padding", [0] * rank)
+    if not all(1 <= s <= MAX_WINDOW for s in strides):
+        raise LoweringError(f"its strides are {list(strides)[:8]}")
+    apart = (*x.shape[:2], *(n for size in x.shape[2:] for n in (size, 1)))
+    zeros = [0, 0, *(n for s in strides for n in (0, s - 1))]
+    symbol = moved(builder, layer, x, reshape_to(layer, apart))
+    spread = pad(builder, layer, need_quantized(symbol, ""), [0] * len(zeros), zeros, 0.0)
+    joined = (*x.shape[:2], *(n * s for n, s in zip(x.shape[2:], strides, strict=True)))
+    flat = moved(builder, layer, spread, reshape_to(layer, joined))
+    reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilations, strict=True)]
+    ends = zip(reach, pads[rank:], strides, more, strict=True)
+    around = [
+        *(r - p for r, p in zip(reach, pads[:rank], strict=True)),
+        *(r - p - (s - 1) + m for r, p, s, m in ends),
+    ]
+    turn = in_turn(transpose_by(layer, (1, 0, *range(2, rank + 2))), _flipped(rank))
+    kernel = moved(builder, layer, weight, turn)
+    given = [flat, kernel, *args[2:]]
+    return convolution(builder, layer, given, {"pads": around, "dilations": dilations})
+
+
+def _flipped(rank: int) -> Movement:
+    """Of constants: every spatial axis from its end."""
+    index = (slice(None), slice(None), *(slice(None, None, -1) for _ in range(rank)))
+    return Movement(lambda a: a[index], lambda _, v: v)
 
 
 def _weight(symbol: Symbol | None) -> Clear:

@@ -66,10 +66,7 @@ _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
     "Softmax": "give samples, and it becomes tables: lower --calibrate samples.npz",
     "LayerNormalization": "give samples, and it becomes tables: lower --calibrate samples.npz",
-    "ConvTranspose": "use Conv on a tensor with zeros between its places",
     "ArgMax": "leave it to the client: it reads the logits",
-    "ReduceMin": "use ReduceMax of what is negated",
-    "Resize": "use Conv with strides, or pooling",
 }
 
 

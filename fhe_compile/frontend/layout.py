@@ -60,7 +60,7 @@ def slice_by(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Mo
     full = tuple(slices.get(axis, slice(None)).indices(size) for axis, size in enumerate(shape))
     starts, ends, strides = (tuple(part) for part in zip(*full, strict=True))
     if any(stride < 1 for stride in strides):
-        raise LoweringError("a slice with a negative stride; reverse the weights instead")
+        raise LoweringError("a slice with a stride below 1")
     index = tuple(slice(*f) for f in full)
 
     def emit(builder: Builder, var: str) -> str:
@@ -69,6 +69,87 @@ def slice_by(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Mo
         return builder.emit(Slice, layer, (var,), starts=starts, ends=ends, steps=strides)
 
     return Movement(lambda a: a[index], emit)
+
+
+def in_turn(first: Movement, second: Movement) -> Movement:
+    """One movement after the other."""
+    return Movement(
+        lambda a: second.array(first.array(a)), lambda b, v: second.emit(b, first.emit(b, v))
+    )
+
+
+def sliced(layer: str, shape: tuple[int, ...], slices: dict[int, slice]) -> Movement:
+    """`slice_by`; along axes whose stride is negative, places are gathered."""
+    back = {axis: cut for axis, cut in slices.items() if cut.step is not None and cut.step < 0}
+    move = slice_by(layer, shape, {a: cut for a, cut in slices.items() if a not in back})
+    for axis, cut in back.items():
+        before = move.array(np.broadcast_to(np.int8(0), shape)).shape
+        places = np.array(range(before[axis])[cut], np.int64)
+        move = in_turn(move, gather_by(layer, before, axis, places))
+    return move
+
+
+def _repeated(
+    layer: str, shape: tuple[int, ...], args: list[Symbol | None], attr: Attributes
+) -> Movement:
+    """Each place several times in a row: Resize to the nearest, by whole factors."""
+
+    def word(name: str, default: str) -> str:
+        found = attr.get(name, default)
+        return found.decode() if isinstance(found, bytes) else str(found)
+
+    factors = None
+    if len(args) > 3 and isinstance(args[3], Clear) and len(args[3].value) == len(shape):
+        factors = args[3].value / np.array(shape)
+    else:
+        given = [a.value for a in args[1:3] if isinstance(a, Clear) and a.value.size == len(shape)]
+        factors = given[-1].astype(np.float64) if given else None
+    asymmetric = word("coordinate_transformation_mode", "half_pixel") == "asymmetric"
+    rounded = word("nearest_mode", "round_prefer_floor")
+    floors = rounded == "floor" if asymmetric else rounded == "round_prefer_floor"
+    if (
+        factors is None
+        or word("mode", "nearest") != "nearest"
+        or not floors
+        or (factors < 1).any()
+        or (factors != np.rint(factors)).any()
+    ):
+        raise LoweringError("it is not resized to the nearest place by whole factors; use those")
+    counts = factors.astype(np.int64).tolist()
+    result = tuple(n * f for n, f in zip(shape, counts, strict=True))
+    refuse_size(result)
+    split = tuple(n for size in shape for n in (size, 1))
+    spread = tuple(n for pair in zip(shape, counts, strict=True) for n in pair)
+    move = in_turn(reshape_to(layer, split), broadcast_by(layer, spread))
+    return in_turn(move, reshape_to(layer, result))
+
+
+def _tiled(layer: str, shape: tuple[int, ...], counts: tuple[int, ...]) -> Movement:
+    """The whole tensor several times along each axis."""
+    if len(counts) != len(shape) or any(n < 1 for n in counts):
+        raise LoweringError(f"it repeats {counts} times along {len(shape)} axes")
+    result = tuple(n * size for n, size in zip(counts, shape, strict=True))
+    refuse_size(result)
+    apart = tuple(n for size in shape for n in (1, size))
+    spread = tuple(n for pair in zip(counts, shape, strict=True) for n in pair)
+    move = in_turn(reshape_to(layer, apart), broadcast_by(layer, spread))
+    return in_turn(move, reshape_to(layer, result))
+
+
+def _blocks(layer: str, op: str, shape: tuple[int, ...], attr: Attributes) -> Movement:
+    """Channels to blocks of places and back."""
+    n, c, h, w = shape
+    b = int(attr["blocksize"])
+    if op == "SpaceToDepth":
+        apart, order = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
+        result = (n, c * b * b, h // b, w // b)
+    else:
+        columns_first = attr.get("mode", b"DCR") in (b"DCR", "DCR")
+        inner = (b, b, c // (b * b)) if columns_first else (c // (b * b), b, b)
+        apart, result = (n, *inner, h, w), (n, c // (b * b), h * b, w * b)
+        order = (0, 3, 4, 1, 5, 2) if columns_first else (0, 1, 4, 2, 5, 3)
+    move = in_turn(reshape_to(layer, apart), transpose_by(layer, order))
+    return in_turn(move, reshape_to(layer, result))
 
 
 def gather_by(layer: str, shape: tuple[int, ...], axis: int, indices: np.ndarray) -> Movement:
@@ -186,7 +267,14 @@ def layout_moves(
                 axis_of(a, len(shape)): slice(s, e, p)
                 for a, s, e, p in zip(on, starts, ends, strides, strict=True)
             }
-            return [slice_by(layer, shape, slices)]
+            return [sliced(layer, shape, slices)]
+        case "Resize" | "Upsample":
+            return [_repeated(layer, shape, args, attr)]
+        case "Tile":
+            counts = _clear_ints(args[1], "repeats")
+            return [_tiled(layer, shape, counts)]
+        case "DepthToSpace" | "SpaceToDepth":
+            return [_blocks(layer, op, shape, attr)]
         case "Split":
             axis = axis_of(attr.get("axis", 0), len(shape))
             if len(args) > 1 and args[1] is not None:

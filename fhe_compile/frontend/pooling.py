@@ -21,6 +21,7 @@ from torusformer.fhe_compile.frontend.symbols import (
     Pooled,
     Symbol,
     moved,
+    refuse_size,
     uniform,
 )
 from torusformer.fhe_compile.frontend.windows import Window, pad, unfold, windows_of
@@ -40,6 +41,7 @@ def average_pool(builder: Builder, layer: str, x: Symbol | None, attr: dict[str,
             raise LoweringError(
                 "ceil_mode with count_include_pad, of which runtimes differ; leave one of them out"
             )
+    refuse_size((x.shape[1], *(w.count for w in windows)))
     axes = tuple(range(2, len(x.shape)))
     if not uniform(x.scale, axes):
         raise LoweringError("its input has scales that differ within a window; use one scale")
@@ -81,6 +83,7 @@ def max_pool(builder: Builder, layer: str, x: Symbol | None, attr: dict[str, Any
     if not isinstance(x, Affine | Pending):
         x = need_quantized(x, "its input")
     windows = windows_of(attr, x.shape[2:], attr["kernel_shape"])
+    refuse_size((x.shape[1], *(w.count for w in windows)))
 
     def pool(b: Builder, where: str, inner: Symbol) -> Symbol:
         return _largest_of_windows(b, where, need_quantized(inner, "its input"), windows)
@@ -119,7 +122,9 @@ def _waiting(
     channels: bool = True,
 ) -> Symbol:
     if isinstance(x, Affine) and builder.ranges[x.var].span_bits <= _NARROW_BITS:
-        return pool(builder, layer, x)
+        axes = tuple(range(2, len(x.shape)))
+        if not channels or (uniform(x.scale, axes) and uniform(x.offset, axes)):
+            return pool(builder, layer, x)
     return Pooled(x, pool, shape, channels)
 
 

@@ -19,7 +19,7 @@ from torusformer.fhe_compile.frontend.symbols import LARGEST, FloatArray, whole
 from torusformer.fhe_compile.program.nodes import IntArray
 
 MAX_QUANT_BITS = 32  # of weights and biases; float32 tells no more apart
-MAX_THRESHOLDS = 2**16
+MAX_THRESHOLDS = 2**10  # of a channel
 SCALES = 1 / LARGEST, LARGEST
 
 ROUNDING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -222,7 +222,11 @@ def thresholds(
     """
     layout = layout or {2: "NC", 3: "NWC", 4: "NCHW"}.get(len(shape), "NC")
     axis = layout.index("C") if "C" in layout else 1
-    if levels.ndim != 2 or levels.shape[0] not in (1, shape[axis]) or levels.size > MAX_THRESHOLDS:
+    if (
+        levels.ndim != 2
+        or levels.shape[0] not in (1, shape[axis])
+        or levels.shape[1] > MAX_THRESHOLDS
+    ):
         raise LoweringError(
             f"thresholds of shape {levels.shape} for the {shape[axis]} channels of axis {axis}"
         )

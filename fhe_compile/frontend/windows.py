@@ -106,6 +106,8 @@ def pad(
     None stands for what is no larger than anything in x. A value that is no integer of x travels as
     an offset, which the next table or sum takes in.
     """
+    if any(min(b, 0) + min(a, 0) + n < 1 for n, b, a in zip(x.shape, before, after, strict=True)):
+        raise LoweringError("its padding cuts off all that there is along an axis")
     cuts = {
         axis: slice(max(0, -b), n - max(0, -a))
         for axis, (n, b, a) in enumerate(zip(x.shape, before, after, strict=True))

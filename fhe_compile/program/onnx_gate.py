@@ -147,6 +147,11 @@ def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range,
     """Kinds of attributes by name, how many inputs and how many outputs there can be."""
     if node.domain in QUANT_DOMAINS and node.op_type in _QUANT_OPERATORS:
         return *_QUANT_OPERATORS[node.op_type], range(1, 2)
+    if "channels_last" in node.domain:
+        raise ValueError(
+            f"{node.op_type} with channels last is not read; leave the transformation to "
+            "channels last out"
+        )
     if node.domain not in ("", "ai.onnx"):
         raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
     if node.op_type in _CHANGED and opset < 13:
