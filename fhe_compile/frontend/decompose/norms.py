@@ -21,12 +21,11 @@ import numpy as np
 
 from torusformer.fhe_compile.frontend.decompose.grids import grid_with, numbers
 from torusformer.fhe_compile.frontend.decompose.logarithm import LogGrid, log_window
-from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.decompose.rewriter import WIDE, Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
-RESOLUTION = 24  # units in which the smallest σ² is read
-_LARGEST = 6.0  # times the largest σ²: squares beyond count as that
-_MOST_PARTS = 3  # bits
+RESOLUTION, WINDOW = 24, 112  # units in which the smallest σ² is read, and the largest at most
+_LARGEST = 5.0  # times the largest σ²: squares beyond count as that
 _STEPS = np.geomspace(0.04, 0.7, 24)
 _MOST_ROWS = 4_000
 
@@ -72,7 +71,7 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     step = codes.step * float(np.median(sigma))
     c = graph.emit("Sub", x, _mean(graph, x, step)) if centred else x
 
-    negative = graph.emit("Less", c, 0.0)
+    negative = graph.emit("Less", c, -codes.least / 2)  # what is all but zero has no sign
     magnitude = graph.emit("Max", graph.emit("Abs", c), codes.least)
     log = graph.emit("Log", graph.emit("Div", magnitude, codes.least))
     bounded = graph.emit("Min", log, (codes.magnitudes - 1) * codes.step)
@@ -99,7 +98,8 @@ def _mean(graph: Rewriter, x: str, step: float) -> str:
     """Of the last axis, on the grid of x or a part of it that is at most about `step`."""
     scale, size = graph.scale(x), shape_of(graph.symbols[x])[-1]
     assert scale is not None, "a code has one"
-    parts = 2 ** max(0, min(_MOST_PARTS, round(np.log2(scale / step))))
+    room = max(0, WIDE - 1 - graph.bits(x))
+    parts = 2 ** max(0, min(room, round(np.log2(scale / step))))
     near = graph.rounded(graph.reduce("ReduceMean", x), (size // parts).bit_length() - 1)
     grid = grid_with(graph.samples.of(near), scale / parts, "a mean")
     return graph.quant(near, grid.scale, grid.bits, signed=grid.signed)
@@ -109,7 +109,8 @@ def _sigma(graph: Rewriter, c: str, epsilon: float, codes: _Codes) -> str:
     """The code of σ."""
     size = shape_of(graph.symbols[c])[-1]
     most = codes.sigma_least * float(np.exp((codes.sigmas - 1) * codes.step))
-    step = codes.sigma_least**2 / RESOLUTION * size
+    units = min(RESOLUTION, WINDOW * (codes.sigma_least / most) ** 2)
+    step = codes.sigma_least**2 / units * size
     limit = _LARGEST * most**2 / step
     bits = max(2, min(8, int(np.log2(limit)) + 1))
     squares = graph.quant(graph.emit("Mul", c, c), step, bits, signed=False)
