@@ -21,25 +21,26 @@ import numpy as np
 
 from torusformer.fhe_compile.frontend.decompose.grids import grid_with, numbers
 from torusformer.fhe_compile.frontend.decompose.logarithm import LogGrid, log_window
-from torusformer.fhe_compile.frontend.decompose.rewriter import Rewriter, shape_of
+from torusformer.fhe_compile.frontend.decompose.rewriter import WIDE, Rewriter, shape_of
 from torusformer.fhe_compile.frontend.symbols import FloatArray
 
-RESOLUTION = 24  # units in which the smallest σ² is read
-_LARGEST = 6.0  # times the largest σ²: squares beyond count as that
-_MOST_PARTS = 3  # bits
+RESOLUTION, WINDOW = 24, 112  # units in which the smallest σ² is read, and the largest at most
+_LARGEST = 5.0  # times the largest σ²: squares beyond count as that
+_MARGIN = np.array((0.95, 1.05))  # beyond the σ of samples
 _STEPS = np.geomspace(0.04, 0.7, 24)
 _MOST_ROWS = 4_000
 
 
 @dataclass(frozen=True)
 class _Codes:
-    """Of magnitudes and of σ, `magnitudes` and `sigmas` many."""
+    """Of magnitudes and of σ, `magnitudes` and `sigmas` many; σ of samples is in the `window`."""
 
     step: float
     least: float
     sigma_least: float
     magnitudes: int
     sigmas: int
+    window: tuple[float, float]
 
     @property
     def gap(self) -> int:
@@ -72,7 +73,7 @@ def normalise(graph: Rewriter, name: str, epsilon: float, *, centred: bool) -> s
     step = codes.step * float(np.median(sigma))
     c = graph.emit("Sub", x, _mean(graph, x, step)) if centred else x
 
-    negative = graph.emit("Less", c, 0.0)
+    negative = graph.emit("Less", c, -codes.least / 2)  # what is all but zero has no sign
     magnitude = graph.emit("Max", graph.emit("Abs", c), codes.least)
     log = graph.emit("Log", graph.emit("Div", magnitude, codes.least))
     bounded = graph.emit("Min", log, (codes.magnitudes - 1) * codes.step)
@@ -99,7 +100,8 @@ def _mean(graph: Rewriter, x: str, step: float) -> str:
     """Of the last axis, on the grid of x or a part of it that is at most about `step`."""
     scale, size = graph.scale(x), shape_of(graph.symbols[x])[-1]
     assert scale is not None, "a code has one"
-    parts = 2 ** max(0, min(_MOST_PARTS, round(np.log2(scale / step))))
+    room = max(0, WIDE - 1 - graph.bits(x))
+    parts = 2 ** max(0, min(room, round(np.log2(scale / step))))
     near = graph.rounded(graph.reduce("ReduceMean", x), (size // parts).bit_length() - 1)
     grid = grid_with(graph.samples.of(near), scale / parts, "a mean")
     return graph.quant(near, grid.scale, grid.bits, signed=grid.signed)
@@ -108,17 +110,16 @@ def _mean(graph: Rewriter, x: str, step: float) -> str:
 def _sigma(graph: Rewriter, c: str, epsilon: float, codes: _Codes) -> str:
     """The code of σ."""
     size = shape_of(graph.symbols[c])[-1]
-    most = codes.sigma_least * float(np.exp((codes.sigmas - 1) * codes.step))
-    step = codes.sigma_least**2 / RESOLUTION * size
-    limit = _LARGEST * most**2 / step
+    low, high = codes.window
+    units = min(RESOLUTION, WINDOW * (low / high) ** 2)
+    step = low**2 / units * size
+    limit = _LARGEST * high**2 / step
     bits = max(2, min(8, int(np.log2(limit)) + 1))
     squares = graph.quant(graph.emit("Mul", c, c), step, bits, signed=False)
     total = graph.reduce("ReduceMean", squares)
     shift = -float(np.log(codes.sigma_least))
     log = LogGrid(codes.step, 0.5, shift, 0, codes.sigmas - 1)
-    return log_window(
-        graph, graph.emit("Add", total, epsilon), (codes.sigma_least**2, most**2), log
-    )
+    return log_window(graph, graph.emit("Add", total, epsilon), (low**2, high**2), log)
 
 
 def _best(true: FloatArray, sigma: FloatArray, bits: int) -> _Codes:
@@ -128,13 +129,16 @@ def _best(true: FloatArray, sigma: FloatArray, bits: int) -> _Codes:
     numbers(true, "what a norm reads")
     exact = true / sigma
     top = float(np.quantile(np.abs(true), 0.999)) or 1.0
-    logs = np.log(np.quantile(sigma, (0.01, 0.99)))
+    low, high = np.quantile(sigma, (0.002, 0.998)) * _MARGIN
+    middle = float(np.sqrt(low * high))
     ways = []
     for sigma_bits in range(1, bits - 1):
         sigmas = 2**sigma_bits
         magnitudes = 2 ** (bits - 1) - sigmas + 1
         for step in _STEPS:
             least = top * np.exp(-(magnitudes - 1) * step)
-            start = np.exp(logs.mean() - (sigmas - 1) / 2 * step)
-            ways.append(_Codes(float(step), float(least), float(start), magnitudes, sigmas))
+            start = middle * np.exp(-(sigmas - 1) / 2 * step)
+            ends = max(low, start), min(high, middle**2 / start)
+            sizes = float(step), float(least), float(start)
+            ways.append(_Codes(*sizes, magnitudes, sigmas, ends))
     return min(ways, key=lambda codes: float(np.square(codes.normal(true, sigma) - exact).sum()))

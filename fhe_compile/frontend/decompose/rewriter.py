@@ -26,7 +26,7 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 DOMAIN = QUANT_DOMAINS[1]
 SUM_BITS = 16  # of a rounded sum: wide enough never to clip
 BITS = range(3, 11)
-NARROW = 5  # bits: what is read as it is
+NARROW, WIDE = 5, 8  # bits: what is read as it is, and the most that is read
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ class Rewriter:
         if not isinstance(symbol, Affine) or self.bits(name) <= NARROW:
             return name
         lsbs = int(np.floor(np.log2(step / float(np.abs(symbol.scale).max()))))
+        lsbs = max(lsbs, self.bits(name) - WIDE)
         if lsbs < 1:
             return name
         # Exact rounding takes as many down as up but for the tie: half a unit less on average.

@@ -94,8 +94,8 @@ class Samples:
 
     def _once(self, node: onnx.NodeProto, feeds: Mapping[str, Array]) -> list[Array]:
         if _is_quant(node):
-            # A score behind a mask is infinite: quantizers clip it.
-            arrays = [np.clip(_floats(feeds[name]), -_LARGE, _LARGE) for name in node.input]
+            # A score behind a mask is infinite, a row that sees nothing is no number.
+            arrays = [_finite(feeds[name]) for name in node.input]
             (found,) = self._quantizers.evaluate("", node, [Clear(array) for array in arrays])
             assert isinstance(found, Clear), "constants give a constant"
             return [found.value]
@@ -116,8 +116,8 @@ class Samples:
         return self._kept[1]
 
 
-def _floats(array: Array) -> NDArray[np.float32]:
-    return np.asarray(array, np.float32)
+def _finite(array: Array) -> NDArray[np.float32]:
+    return np.clip(np.nan_to_num(np.asarray(array, np.float32)), -_LARGE, _LARGE)
 
 
 def _is_quant(node: onnx.NodeProto) -> bool:
