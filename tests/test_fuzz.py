@@ -53,8 +53,8 @@ def make(seed: int, folder: Path) -> Case:
 
 
 def test_the_frame_tells_every_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "WAITING", 3.0)
-    monkeypatch.setattr(pool, "SECONDS", 1.0)
+    monkeypatch.setattr(pool, "WAITING", 8.0)
+    monkeypatch.setattr(pool, "SECONDS", 2.0)
     cases = [("frame", seed) for seed in range(len(CONDUCT))]
     results = sorted(pool.run_cases({"frame": make}, cases), key=lambda result: result.seed)
     for word, result in zip(CONDUCT, results, strict=True):

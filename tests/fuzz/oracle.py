@@ -100,7 +100,7 @@ def _written_out(model: onnx.ModelProto) -> Iterator[float]:
             graph.node[-1].name = ""  # exporters give a name twice, ONNX Runtime takes none
             continue
         found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        bits = known.get(node.input[3], np.zeros(0)).astype(np.float64).ravel()
+        bits = _value(graph, node.input[3], known).astype(np.float64).ravel()
         if not bits.size or (bits != bits[0]).any() or not 1 <= bits[0] <= 64 or bits[0] % 1:
             raise OracleError(f"a Quant of {bits[:3]} bits")
         mode = found.get("rounding_mode", b"ROUND").decode().upper()
@@ -164,6 +164,26 @@ def _rounded(w: _Writer, x: str, mode: str) -> str:
     else:
         size = w.op("Ceil", w.op("Sub", size, w.number(0.5)))
     return w.op("Mul", w.op("Sign", x), size)
+
+
+def _value(graph: onnx.GraphProto, name: str, known: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of a constant, one perhaps that nodes before compute of others."""
+    if name in known:
+        return known[name]
+    needed, nodes = {name}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            nodes.insert(0, node)
+            needed |= set(node.input)
+    out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    part = helper.make_graph(nodes, "part", [], [out], list(graph.initializer))
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(part, opset_imports=opsets, ir_version=8)
+    try:
+        (value,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    except Exception as error:
+        raise OracleError(f"'{name}' is no constant: {error}") from None
+    return np.asarray(value)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
