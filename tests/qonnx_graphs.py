@@ -42,7 +42,7 @@ class Quant(OpRun):
             return (((sign - zero) * scale).astype(np.float32),)
         low = (-(2 ** (n - 1)) + narrow) if signed else 0
         high = 2 ** (n - 1) - 1 if signed else 2**n - 1 - narrow
-        q = np.clip(TURN[rounding_mode](x / scale + zero), low, high)
+        q = np.clip(TURN[rounding_mode.upper()](x / scale + zero), low, high)
         return (((q - zero) * scale).astype(np.float32),)
 
 
@@ -78,12 +78,12 @@ class Trunc(OpRun):
         fine = np.rint(x / scale + zero)
         n = int(rest[-1])
         if len(rest) == 1:
-            q = TURN[rounding_mode](fine / 2.0 ** (int(bits) - n))
+            q = TURN[rounding_mode.upper()](fine / 2.0 ** (int(bits) - n))
             return (((q - zero) * scale).astype(np.float32),)
         divisor = 2.0 ** np.rint(np.log2(rest[0] / scale))
         low = (-(2 ** (n - 1)) + narrow) if signed else 0
         high = 2 ** (n - 1) - 1 if signed else 2**n - 1 - narrow
-        q = TURN[rounding_mode](np.clip(fine / divisor, low, high))
+        q = TURN[rounding_mode.upper()](np.clip(fine / divisor, low, high))
         return (((q - zero / divisor) * rest[0]).astype(np.float32),)
 
 
@@ -179,19 +179,20 @@ def float_outputs(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
 
 def runtime_outputs(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     """The same, node by node: ONNX Runtime's operators, and those above for QONNX's."""
-    (name,) = (value.name for value in model.graph.input)
-    (kind,) = (value.type.tensor_type.elem_type for value in model.graph.input)
+    (opset,) = (o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    values[name] = x.astype(helper.tensor_dtype_to_np_dtype(kind))
+    (given,) = (value for value in model.graph.input if value.name not in values)
+    kind = given.type.tensor_type.elem_type
+    values[given.name] = x.astype(helper.tensor_dtype_to_np_dtype(kind))
     for node in model.graph.node:
-        given = {i: values[i] for i in node.input if i}
+        feeds = {i: values[i] for i in node.input if i}
         own = globals().get(node.op_type) if node.domain in DOMAINS else None
         if own is not None:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             text = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
-            results = own._run(None, *given.values(), **text)
+            results = own._run(None, *(values[i] for i in node.input if i), **text)
         else:
-            results = _runtime(node, given, model.opset_import[0].version)
+            results = _runtime(node, feeds, opset)
         values.update(zip(node.output, results, strict=True))
     return [values[value.name] for value in model.graph.output]
 
