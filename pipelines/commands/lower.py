@@ -41,7 +41,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "become tables that fit them",
     )
     floats = parser.add_argument_group("bits of what becomes tables, from 3 to 10")
-    floats.add_argument("--softmax-bits", type=positive, metavar="N", help="of scores; default 6")
+    floats.add_argument("--softmax-bits", type=positive, metavar="N", help="of scores; default 7")
     floats.add_argument(
         "--norm-bits", type=positive, metavar="N", help="that end a norm; default 7"
     )
