@@ -228,8 +228,17 @@ def test_a_row_that_sees_nothing_is_refused() -> None:
         lower(model, calibrate=samples())
 
 
-@pytest.mark.parametrize("fhe", ["simulate", pytest.param("execute", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["softmax", "layer norm"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("kind", "fhe"),
+    [
+        ("softmax", "simulate"),
+        pytest.param("softmax", "execute", marks=SLOW),
+        pytest.param("layer norm", "simulate", marks=SLOW),
+    ],
+)
 def test_the_circuit_gives_the_integers_of_the_program(kind: str, fhe: Mode) -> None:
     g = GraphMaker((1, 2, 2))
     x = g.quant("x", 0.7, 2 if kind == "softmax" else 3)

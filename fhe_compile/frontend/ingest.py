@@ -64,8 +64,10 @@ from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
-    "Softmax": "give samples, and it becomes tables: lower --calibrate samples.npz",
-    "LayerNormalization": "give samples, and it becomes tables: lower --calibrate samples.npz",
+    "Softmax": "give samples, lower --calibrate samples.npz, and it becomes tables; "
+    "or write it as quantized exp, sum and log",
+    "LayerNormalization": "give samples, lower --calibrate samples.npz, and it becomes tables; "
+    "or write it as quantized mean, square and rsqrt",
     "ArgMax": "leave it to the client: it reads the logits",
 }
 

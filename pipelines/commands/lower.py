@@ -58,7 +58,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     inputs.add_argument("--input-bits", type=positive, metavar="N", help="bits of the integers")
     inputs.add_argument("--input-signed", action="store_true", help="they can be negative")
     floats = parser.add_argument_group("bits of what becomes tables, from 3 to 10")
-    floats.add_argument("--softmax-bits", type=positive, metavar="N", help="of scores; default 6")
+    floats.add_argument("--softmax-bits", type=positive, metavar="N", help="of scores; default 7")
     floats.add_argument(
         "--norm-bits", type=positive, metavar="N", help="that end a norm; default 7"
     )

@@ -38,7 +38,7 @@ class Precision:
     is put where a sum, a product or a mean reads what has none: the residual stream.
     """
 
-    softmax_bits: int = 6
+    softmax_bits: int = 7
     norm_bits: int = 7
     stream_bits: int = 6
 
