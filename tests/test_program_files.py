@@ -98,7 +98,7 @@ ALTERED: dict[str, tuple[Change, str]] = {
         lambda m: tensor(m, "act.values").CopyFrom(
             numpy_helper.from_array(np.zeros(100, np.int32), "act.values")
         ),
-        "not of int64",
+        "they have to be of one kind",
     ),
     "a table of two axes": (
         lambda m: tensor(m, "act.values").dims.append(1),
