@@ -27,8 +27,9 @@ class RefusedError(TorusformerError):
 def command(line: str, *more: str) -> str:
     """What it prints; RefusedError for a user's mistake, AssertionError for any other end."""
     said = say(line, *more)
-    if said.code == USER_ERROR and not said.out and said.err.count("\n") == 1:
-        raise RefusedError(said.err.strip())
+    notes, _, sentence = said.err.rstrip("\n").rpartition("\n")  # notes: of prices, say
+    if said.code == USER_ERROR and not said.out and sentence and "Traceback" not in notes:
+        raise RefusedError(sentence)
     assert said.code == 0, f"{line}: exit code {said.code}, {said.out[:500]}{said.err[-500:]}"
     return said.out
 
