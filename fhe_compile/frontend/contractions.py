@@ -104,6 +104,10 @@ def gemm(
     """alpha * A @ B + beta * C, A and B turned where the attributes say so."""
     a, b = args[0], args[1]
     assert a is not None and b is not None
+    if (len(a.shape), len(b.shape)) != (2, 2):
+        raise LoweringError(
+            f"its operands have shapes {a.shape} and {b.shape}, it multiplies matrices; use MatMul"
+        )
     turn = transpose_by(layer, (1, 0))
     if attr.get("transA", 0):
         a = moved(builder, layer, a, turn)

@@ -193,6 +193,10 @@ class Ingest:
             return [Clear(np.array(sizes, np.int64))]
         if op == "Dropout" and len(args) > 2 and args[2] is not None:
             raise LoweringError("it may drop at random; export the model after model.eval()")
+        if op == "Dropout" and len(args) > 1 and args[1] is not None and args[1].shape:
+            raise LoweringError(
+                "its ratio is no single number; export the model after model.eval()"
+            )
         proto, args, attr = modern(proto, args, attr)
         if op in _PASS_THROUGH or (op == "Cast" and self.cast_is_plain(args[0], attr)):
             return [args[0]]  # type: ignore[list-item]

@@ -171,12 +171,15 @@ def parse_timings(text: str) -> Timings:
         raise ValueError(data["format_version"])
     measured = {}
     for row in data["bootstraps"]:
-        if not all(type(row[key]) is int and row[key] > 0 for key in row if key != "ms"):
+        if not all(type(row[key]) is int and 0 < row[key] < 2**32 for key in row if key != "ms"):
             raise ValueError(row)
         ms = float(row.pop("ms"))
         if not (ms > 0 and math.isfinite(ms)):
             raise ValueError(ms)
-        measured[KeySizes(**row)] = ms
+        sizes = KeySizes(**row)
+        if not sizes.work > 0:  # a polynomial of one coefficient
+            raise ValueError(row)
+        measured[sizes] = ms
     if not measured:
         raise ValueError("empty")
     return Timings(dict(data["machine"]), measured)

@@ -139,6 +139,8 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
     for attribute in node.attribute:
         if kinds.get(attribute.name) != attribute.type:
             raise ValueError(f"attribute '{attribute.name}' is unknown or of another kind")
+        if attribute.name == "approximate" and attribute.s not in (b"none", b"tanh"):
+            raise ValueError(f"attribute '{attribute.name}' is neither 'none' nor 'tanh'")
     if len(node.input) not in inputs or len(node.output) not in outputs:
         raise ValueError(f"it has {len(node.input)} inputs and {len(node.output)} outputs")
 

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,9 @@ def _change_json(
             if rng.integers(5) == 0:
                 del parent[key]
             elif isinstance(parent, list) and rng.integers(3) == 0:
-                parent.append(parent[key])
+                parent.append(deepcopy(parent[key]))
             else:
-                parent[key] = value
+                parent[key] = deepcopy(value)
             said.append("/".join(str(k) for _, k in path) + f" = {str(value)[:40]}")
         return data
 

@@ -89,7 +89,7 @@ def _near(ratio: np.ndarray, step: float) -> bool:
 def _written_out(model: onnx.ModelProto) -> Iterator[float]:
     """Replace every `Quant`; the place of the steps of each, whose ratio is a new output."""
     graph = model.graph
-    nodes, known = list(graph.node), _constants(graph)
+    nodes, known = _read(graph), _constants(graph)
     graph.ClearField("node")
     graph.ClearField("value_info")
     for value in (*graph.input, *graph.output):
@@ -110,12 +110,23 @@ def _written_out(model: onnx.ModelProto) -> Iterator[float]:
         low = -(2.0 ** (n - 1)) + bool(narrow) if signed else 0.0
         high = 2.0 ** (n - 1) - 1 if signed else 2.0**n - 1 - bool(narrow)
         writer = _Writer(graph, f"oracle.{place}")
-        graph.node.extend(_quant(writer, node, mode, low, high))
+        sign = n == 1 and bool(signed)  # as QONNX defines it
+        graph.node.extend(_quant(writer, node, mode, low, high, sign))
         if node.input[0] not in known:  # of constants, both are on the grid or far from it
             graph.output.append(
                 helper.make_tensor_value_info(writer.ratio, TensorProto.FLOAT, None)
             )
-            yield _STEPS[mode]
+            yield 0.0 if sign else _STEPS[mode]
+
+
+def _read(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes on which an output depends."""
+    needed, found = {value.name for value in graph.output}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            found.append(node)
+            needed |= set(node.input)
+    return found[::-1]
 
 
 class _Writer:
@@ -138,13 +149,17 @@ class _Writer:
 
 
 def _quant(
-    w: _Writer, node: onnx.NodeProto, mode: str, low: float, high: float
+    w: _Writer, node: onnx.NodeProto, mode: str, low: float, high: float, sign: bool
 ) -> list[onnx.NodeProto]:
     x, *operands = node.input[:3]
     scale, zero = (w.op("Cast", part, to=TensorProto.FLOAT) for part in operands)
     w.ratio = w.op("Add", w.op("Div", x, scale), zero)
     wide = w.op("Cast", w.ratio, to=TensorProto.DOUBLE)
-    clipped = w.op("Min", w.op("Max", _rounded(w, wide, mode), w.number(low)), w.number(high))
+    if sign:
+        above = w.op("GreaterOrEqual", wide, w.number(0.0))
+        clipped = w.op("Where", above, w.number(1.0), w.number(-1.0))
+    else:
+        clipped = w.op("Min", w.op("Max", _rounded(w, wide, mode), w.number(low)), w.number(high))
     wide_zero, wide_scale = (w.op("Cast", part, to=TensorProto.DOUBLE) for part in (zero, scale))
     real = w.op("Mul", w.op("Sub", clipped, wide_zero), wide_scale)
     w.nodes.append(helper.make_node("Cast", [real], [node.output[0]], to=TensorProto.FLOAT))
