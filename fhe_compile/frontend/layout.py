@@ -39,7 +39,9 @@ def reshape_to(layer: str, shape: tuple[int, ...]) -> Movement:
 
 
 def transpose_by(layer: str, perm: tuple[int, ...]) -> Movement:
-    """Movement that permutes axes."""
+    """Movement that permutes axes, counted from the first."""
+    if sorted(perm) != list(range(len(perm))):
+        raise LoweringError(f"its axes {list(perm)} are no order of 0 to {len(perm) - 1}")
     return Movement(
         lambda a: a.transpose(perm), lambda b, v: b.emit(Transpose, layer, (v,), perm=perm)
     )
