@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,24 @@ from numpy.typing import NDArray
 from torusformer import InputError
 from torusformer.arrays import read_arrays
 
+Arrays = Mapping[str, NDArray[Any]]
 
-def read_calibration(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Samples (N, ...) of each graph input: the array of its name; of a single input also `x`.
 
-    A file with one array alone is that of a single input, whatever its name.
-
-    Raises:
-        InputError: the file is missing, damaged, or has no such array, or inputs differ in N.
-    """
+def sample_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npz, or that of a .npy as "x"."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a .npy or .npz of samples")
-    arrays = read_arrays(path)
+    return {name or "x": array for name, array in read_arrays(path).items()}
+
+
+def of_inputs(arrays: Arrays, names: Sequence[str], path: Path) -> dict[str, NDArray[Any]]:
+    """Samples (N, ...) of each graph input: the array of its name; of a single input also `x`.
+
+    One array alone is that of a single input, whatever its name.
+
+    Raises:
+        InputError: there is no such array, or inputs differ in N.
+    """
     if len(names) == 1 and names[0] not in arrays:
         found = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
         arrays = {} if found is None else {names[0]: found}

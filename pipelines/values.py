@@ -80,11 +80,3 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if missing := [name for name in names if name not in arrays]:
         raise InputError(f"{path}: has no array {missing[0]!r}; give a .npz with {list(names)}")
     return arrays
-
-
-def sample_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz, or that of a .npy as "x"."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a .npy or .npz")
-    arrays = read_arrays(path)
-    return {name or "x": array for name, array in arrays.items()}

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile import lower, save_program
     from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
     from torusformer.fhe_compile.program.onnx_io import load_model
-    from torusformer.pipelines.values import sample_arrays
+    from torusformer.pipelines.calibration import sample_arrays
 
     if args.within is not None and not args.calibrate:
         raise InputError("--within is about answers on samples; give them with --calibrate FILE")
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> Outcome:
         )
         near, said = _approximated(program, model, samples)
         if args.accumulator_bits is not None or args.within is not None:
-            narrowed = _narrowed(args, program)
+            narrowed = _narrowed(args, program, samples)
             program = narrowed.program
         save_program(program, new)
     nodes = Counter(node.op for node in program.nodes)
@@ -151,17 +151,19 @@ def _approximated(
     return {"decomposed": steps, "fidelity": near.to_json()}, text
 
 
-def _narrowed(args: argparse.Namespace, program: Program) -> Narrowed:
+def _narrowed(
+    args: argparse.Namespace, program: Program, arrays: dict[str, Any] | None
+) -> Narrowed:
     """The program with its wide sums rounded."""
     from torusformer.fhe_compile import narrow
     from torusformer.fhe_compile.prices.failure import EXACT
-    from torusformer.pipelines.calibration import read_calibration
+    from torusformer.pipelines.calibration import of_inputs
     from torusformer.pipelines.values import to_samples
 
     samples = []
-    if args.calibrate:
-        arrays = read_calibration(args.calibrate, [port.name for port in program.inputs])
-        samples = to_samples(program.inputs, arrays)
+    if arrays is not None:
+        chosen = of_inputs(arrays, [port.name for port in program.inputs], args.calibrate)
+        samples = to_samples(program.inputs, chosen)
     prices = noted_prices("lower", EXACT)
     with Progress("narrow sums"):
         return narrow(
