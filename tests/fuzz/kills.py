@@ -1,14 +1,18 @@
 """Commands killed at random moments: the same command runs again, and nothing stays behind.
 
 `python -m tests.fuzz.kills --moments 25` kills each of the commands that often; about ten seconds a
-kill. Half of the commands replace an earlier result. What is in the temporary folder afterwards
-is counted by who made it; what begins with `torusformer.` must be gone.
+kill. With `--warm` a command is a fork of a process that has imported everything, so that all
+kills fall into the work and none into the imports. Half of the commands replace an earlier
+result. What is in the temporary folder afterwards is counted by who made it; what begins with
+`torusformer.` must be gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -23,13 +27,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from tests.programs import classifier
+from torusformer.fhe_compile import save_program
+
 ROOT = Path(__file__).parents[2]
 LINES = {
     "train": "train --preset tiny --epochs 1 --out out/train",
     "compile": "compile program.onnx --out out/deployment",
-    "run": "run --program program.onnx --task digits --fhe execute",
+    "run": "run --program program.onnx --input x.npy --integers --fhe execute",
+    "run-deployment": "run --deployment deployment --input x.npy --integers",
     "tune": "tune --preset tiny --epochs 1 --trials 1 --out out/tune",
 }
+IMPORTED = (  # the slow ones; none of them starts a thread
+    "torusformer.pipelines.cli",
+    "torusformer.pipelines.training",
+    "torusformer.pipelines.tuning",
+    "torusformer.serving",
+)
 
 
 class CommandError(Exception):
@@ -49,16 +65,51 @@ class Tally:
     foreign: Counter[str] = field(default_factory=Counter)  # temporary files of libraries
 
 
+class Fork:
+    """A command in a fork of this process; waited for and killed as a `subprocess.Popen` is."""
+
+    def __init__(self, place: Place, line: str) -> None:
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=self._work, args=(place, line))
+        self.process.start()
+
+    @staticmethod
+    def _work(place: Place, line: str) -> None:
+        from torusformer.pipelines.cli import main
+
+        os.chdir(place.folder)
+        os.environ["TMPDIR"], tempfile.tempdir = str(place.temporary), None
+        quiet = os.open(os.devnull, os.O_RDWR)
+        said = os.open(place.folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for theirs, ours in ((quiet, 0), (quiet, 1), (said, 2)):
+            os.dup2(theirs, ours)
+        raise SystemExit(main(line.split()))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code; `subprocess.TimeoutExpired` while it has none."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("fork", timeout or 0.0)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """To the command alone."""
+        os.kill(self.process.pid or 0, number)
+
+
 class Place:
     """A folder with a program, in which commands are run and killed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: bool = False) -> None:
         self.folder, self.out, self.temporary = folder, folder / "out", folder / "tmp"
+        self.warm = warm
         self.out.mkdir(exist_ok=True)
         self.temporary.mkdir(exist_ok=True)
 
-    def start(self, line: str) -> subprocess.Popen[bytes]:
+    def start(self, line: str) -> subprocess.Popen[bytes] | Fork:
         """A command, quiet, with a temporary folder of its own."""
+        if self.warm:
+            return Fork(self, line)
         env = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
         argv = [sys.executable, "-m", "torusformer", *line.split()]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": (self.folder / "said").open("wb")}
@@ -117,15 +168,13 @@ def kill_at_random(place: Place, line: str, moments: int, seed: int) -> Iterator
 
 
 @contextmanager
-def place_with_program() -> Iterator[Place]:
-    """A place with a trained and lowered model."""
+def place_with_program(warm: bool) -> Iterator[Place]:
+    """A place with a small program, its deployment and an input."""
     with tempfile.TemporaryDirectory(prefix="kills.") as folder:
-        place = Place(Path(folder))
-        for line in (
-            "train --preset tiny --epochs 1 --out model",
-            "lower model/model.qonnx.onnx --out program.onnx",
-        ):
-            place.timed(line)
+        place = Place(Path(folder), warm)
+        save_program(classifier(), Path(folder) / "program.onnx")
+        np.save(Path(folder) / "x.npy", np.array([[3, 5]]))
+        place.timed("compile program.onnx --out deployment")
         yield place
 
 
@@ -135,9 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--moments", type=int, default=25, help="for each command, default 25")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=LINES, help="one of the commands")
+    parser.add_argument("--warm", action="store_true", help="imports are done before")
     args = parser.parse_args(argv)
     faults = 0
-    with place_with_program() as place:
+    for module in IMPORTED if args.warm else ():
+        importlib.import_module(module)
+    with place_with_program(args.warm) as place:
         for name in [args.only] if args.only else LINES:
             tally = None
             for tally in kill_at_random(place, LINES[name], args.moments, args.seed):
