@@ -18,7 +18,7 @@ MOST_SUM_BITS = 8
 TERNARY_SHARE = 0.54  # of weights that are not zero: least squares on a normal distribution
 RSQRT_BITS = 2
 HEAD_WEIGHT_BITS, HEAD_SUM_BITS = 3, 10
-HEAD_MEAN, HEAD_SQUARE = 1.2, 2.3  # of the magnitudes of its weights, likewise
+HEAD_MEAN, HEAD_SQUARE = 2.2, 6.0  # of the magnitudes of its weights, in the widest row
 INPUT_BITS = 2  # of a feature, sent as a unary code
 
 

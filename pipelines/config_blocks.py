@@ -120,9 +120,7 @@ class Blocks:
             gate = self._read(
                 f"{name}.gate_quant.quant", f"{name}.gate.rounding", gate, b.full_code
             )
-            hidden = self.multiplier.fused(
-                place, gate, up, b.code.lo, b.code.hi, f"{name}.activation"
-            )
+            hidden = self.multiplier.pair_table(place, gate, up, b.code.lo, b.code.hi)
         else:
             hidden = self._read(place, f"{name}.up.rounding", up, b.positive)
         down = self._linear(f"{name}.down", hidden, m.dim, "down")

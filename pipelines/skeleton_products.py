@@ -132,19 +132,21 @@ class Multiplier:
 
     def fused(self, layer: str, x: Value, y: Value, lo: int, hi: int, product_layer: str) -> Value:
         """A table of x y, of equal shapes but for what y repeats; of pairs if that is cheaper."""
-        s = self.skeleton
         product, strategy = self._chosen(x.shape, x, y, Mul)
         self.strategies[product_layer] = strategy
-        corners = [a * b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
-        ends = min(corners), max(corners)
         if strategy == "packed, reader fused":
-            radix = x.span + 1
-            folds = y.span + 1 == FOLDS and y.lo == -y.hi and radix & (radix - 1) == 0
-            pair = s.sums(layer, x.shape, [(x, 1), (y, radix**2)], 0, radix * (y.span + 1) - 1)
-            ring = product.packed_bits - 1 if folds else None
-            return s.table(layer, pair, lo, hi, ring=ring)
-        found = self._mul(strategy, product_layer, product, x, y, ends)
-        return s.table(layer, found, lo, hi)
+            return self.pair_table(layer, x, y, lo, hi)
+        corners = [a * b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
+        found = self._mul(strategy, product_layer, product, x, y, (min(corners), max(corners)))
+        return self.skeleton.table(layer, found, lo, hi)
+
+    def pair_table(self, layer: str, x: Value, y: Value, lo: int, hi: int) -> Value:
+        """A table of two codes in one number; odd in one of three levels, it wraps."""
+        radix = x.span + 1
+        folds = y.span + 1 == FOLDS and y.lo == -y.hi and radix & (radix - 1) == 0
+        highest = radix * (y.span + 1) - 1
+        pair = self.skeleton.sums(layer, x.shape, [(x, 1), (y, radix**2)], 0, highest)
+        return self.skeleton.table(layer, pair, lo, hi, ring=radix.bit_length() if folds else None)
 
     def _mul(
         self, strategy: str, layer: str, product: Product, x: Value, y: Value, ends: tuple[int, int]

@@ -28,7 +28,6 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         subparsers,
         "plan",
         "say what a program costs under encryption: bootstraps, seconds, keys, memory",
-        "torusformer plan program.onnx --p-error fast --chart; "
         "torusformer plan --config gpt2 --tokens 64",
     )
     parser.add_argument(
