@@ -46,10 +46,11 @@ def shipped_configs() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json")))
 
 
-def read_shape(config: str | Path, tokens: int | None = None) -> Shape:
+def read_shape(config: str | Path, tokens: int | None = None, *, hidden: bool = False) -> Shape:
     """Of a shipped configuration by its name, a config.json, or a folder that has one.
 
     `tokens` is the longest input; by default all positions, of rotations at most 512.
+    A `hidden` model is one without its head.
 
     Raises:
         InputError: there is no such file and no such name.
@@ -60,7 +61,7 @@ def read_shape(config: str | Path, tokens: int | None = None) -> Shape:
     if str(config) in shipped:
         file = resources.files("torusformer.models.foreign") / "configs" / f"{config}.json"
         with resources.as_file(file) as path:
-            return _read(str(config), _BoundedFields(path), tokens)
+            return _read(str(config), _BoundedFields(path), Wishes(tokens=tokens, hidden=hidden))
     path = Path(config)
     if path.is_dir():
         path = path / CONFIG_FILE
@@ -69,14 +70,14 @@ def read_shape(config: str | Path, tokens: int | None = None) -> Shape:
             f"{config} is neither a file nor a shipped configuration; those are"
             f" {', '.join(shipped)}"
         )
-    return _read(str(config), _BoundedFields(path), tokens)
+    return _read(str(config), _BoundedFields(path), Wishes(tokens=tokens, hidden=hidden))
 
 
-def _read(name: str, fields: Fields, tokens: int | None) -> Shape:
+def _read(name: str, fields: Fields, wishes: Wishes) -> Shape:
     kind, family = family_of(fields)
     weights = _NoWeights(fields.path)
-    output = output_of(fields, family)
-    reading = Reading(fields, weights, output, Wishes(tokens=tokens))
+    output: Output = "hidden" if wishes.hidden else output_of(fields, family)
+    reading = Reading(fields, weights, output, wishes)
     model = family.read(reading)
     return Shape(name, kind, output, model, weights.count, fields.unread())
 

@@ -50,6 +50,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         metavar="N",
         help="the longest input; default all positions, of rotations at most 512",
     )
+    shape.add_argument(
+        "--hidden", action="store_true", help="without its head: hidden states are the output"
+    )
     shape.add_argument("--bits", type=positive, metavar="N", help="of codes: 2 (default), 3 or 4")
     shape.add_argument(
         "--sum-bits",
@@ -106,7 +109,7 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(data, "\n\n".join(texts))
 
 
-SHAPE_OPTIONS = ("tokens", "bits", "sum_bits", "sums")
+SHAPE_OPTIONS = ("tokens", "hidden", "bits", "sum_bits", "sums")
 PROGRAM_OPTIONS = ("open_loop", "compare", "chart", "png")
 
 
@@ -127,7 +130,7 @@ def _plan_shape(args: argparse.Namespace, prices: PriceList) -> Outcome:
     from torusformer.pipelines.config_plan import plan_config
 
     bits = PlannedBits.of(args.bits or FEWEST, args.sum_bits, wraps=args.sums != "proved")
-    planned = plan_config(read_shape(args.config, args.tokens), bits, prices)
+    planned = plan_config(read_shape(args.config, args.tokens, hidden=args.hidden), bits, prices)
     return Outcome(planned.to_json(), planned.table())
 
 
