@@ -106,7 +106,7 @@ def test_a_shape_is_planned_as_the_model_that_is_built(
     ids=["gpt2-proved", "gpt2-4", "llama-3", "llama-proved", "bert-proved", "bert-3", "vit-5"],
 )
 def test_other_shapes_and_bits(settings: dict[str, Any], bits: PlannedBits) -> None:
-    assert 0.9 < compared(settings, bits, 2, 0.2) < 1.3
+    assert 0.9 < compared(settings, bits, 2, 0.2) < 1.35
 
 
 def test_tiles_cost_what_a_whole_product_costs(monkeypatch: pytest.MonkeyPatch) -> None:

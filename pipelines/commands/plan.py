@@ -116,7 +116,7 @@ PROGRAM_OPTIONS = ("open_loop", "compare", "chart", "png")
 def _refuse_mixed(args: argparse.Namespace) -> None:
     """A program or a configuration, and options of that one."""
     if (args.program is None) == (args.config is None):
-        raise InputError("give a program or --config, one of the two")
+        raise InputError("a program or --config is required, one of the two")
     for names, other in ((SHAPE_OPTIONS, args.config), (PROGRAM_OPTIONS, args.program)):
         given = [name for name in names if getattr(args, name) not in (None, False)]
         if given and other is None:
