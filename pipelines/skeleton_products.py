@@ -170,12 +170,23 @@ class Multiplier:
         return s.sums(layer, x.shape, [(part, 1) for part in parts], *ends)
 
 
+@dataclass(frozen=True, eq=False)
+class _Everywhere(Interval):
+    """The same bounds for all elements of a shape."""
+
+    of_shape: Shape = ()
+
+    @property
+    def shape(self) -> Shape:
+        """Not that of the bounds."""
+        return self.of_shape
+
+
 def _product(shape: Shape, x: Value, y: Value, node: Mul | MatMul) -> Product:
     """As a pass would see it: ranges of the same numbers everywhere, which take no memory."""
 
     def everywhere(shape: Shape, lo: int, hi: int) -> Interval:
-        low, high = (np.broadcast_to(np.array(end), shape) for end in (lo, hi))
-        return Interval(low, high)
+        return _Everywhere(np.array([lo]), np.array([hi]), of_shape=shape)
 
     corners = [a * b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
     depth = shape[-1] if isinstance(node, MatMul) else 1

@@ -202,6 +202,27 @@ def test_files_that_are_no_configuration(text: str, tmp_path: Path) -> None:
         read_shape(path)
 
 
+LLAMA_JSON: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 96, "vocab_size": 50,
+}  # fmt: skip
+
+
+def test_heads_that_nothing_can_turn_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_JSON, "head_dim": 17}))
+    assert "heads have 17 dimensions" in refused(f"plan --config {tmp_path}")
+
+
+def test_a_huge_shape_takes_neither_memory_nor_time(tmp_path: Path) -> None:
+    huge = {"hidden_size": 2**14, "num_hidden_layers": 200, "intermediate_size": 10**7}
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_JSON, **huge}))
+    begin = process_time()
+    shape = read_shape(tmp_path)
+    assert shape.parameters > 200 * 3 * 10**7 * 2**14
+    assert plan_config(shape, PlannedBits.of(2), PRICES).pbs_total > 10**12
+    assert process_time() - begin < 5
+
+
 def test_options_of_the_other_kind_are_refused() -> None:
     assert "one of the two" in refused("plan")
     assert "one of the two" in refused("plan program.onnx --config gpt2")

@@ -78,7 +78,8 @@ def _read(name: str, fields: Fields, wishes: Wishes) -> Shape:
     weights = _NoWeights(fields.path)
     output: Output = "hidden" if wishes.hidden else output_of(fields, family)
     reading = Reading(fields, weights, output, wishes)
-    model = family.read(reading)
+    with torch.device("meta"):  # what is filled up with zeros takes no memory either
+        model = family.read(reading)
     return Shape(name, kind, output, model, weights.count, fields.unread())
 
 
