@@ -81,20 +81,13 @@ def import_checkpoint(folder: str | Path, wishes: Wishes | None = None) -> Impor
     """
     folder, wishes = Path(folder), wishes or Wishes()
     fields = Fields(folder / CONFIG_FILE)
-    kind = fields.text("model_type")
-    if kind not in FAMILIES:
-        raise ArtifactError(
-            f"{fields.path}: model_type is {kind[:60]!r}, which torusformer cannot read; known:"
-            f" {', '.join(FAMILIES)}"
-        )
-    family = FAMILIES[kind]
-    fields.require("quantization_config", None)
+    kind, family = family_of(fields)
     if wishes.raw_pixels and kind != "vit":
         raise ArtifactError(f"{fields.path}: {kind} reads no images; leave out --raw-pixels")
     with scratch_folder() as scratch:
         weights = Weights(folder, scratch)
         weights.find_prefix(family.prefix, family.anchor)
-        output: Output = "hidden" if wishes.hidden else _output(fields, family)
+        output: Output = "hidden" if wishes.hidden else output_of(fields, family)
         reading = Reading(fields, weights, output, wishes)
         config = family.read(reading)
         weights.leave(family.buffers)
@@ -113,7 +106,23 @@ def import_checkpoint(folder: str | Path, wishes: Wishes | None = None) -> Impor
     )  # fmt: skip
 
 
-def _output(fields: Fields, family: Family) -> Output:
+def family_of(fields: Fields) -> tuple[str, Family]:
+    """The model_type of a configuration, and how it is read.
+
+    Raises:
+        ArtifactError: it is none that is known, or the weights are quantized.
+    """
+    kind = fields.text("model_type")
+    if kind not in FAMILIES:
+        raise ArtifactError(
+            f"{fields.path}: model_type is {kind[:60]!r}, which torusformer cannot read; known:"
+            f" {', '.join(FAMILIES)}"
+        )
+    fields.require("quantization_config", None)
+    return kind, FAMILIES[kind]
+
+
+def output_of(fields: Fields, family: Family) -> Output:
     """What comes out, by the name of the architecture; without one, hidden states."""
     names = fields.texts("architectures")
     if not names:

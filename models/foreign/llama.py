@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from torusformer import ArtifactError
 from torusformer.models.config import ModelConfig
 from torusformer.models.foreign.gpt2 import read_token_head
 from torusformer.models.foreign.reading import ACTIVATION_NAMES, Family, Reading
@@ -32,6 +33,11 @@ def read_llama(reading: Reading) -> ModelConfig:
     )  # fmt: skip
     groups = fields.optional_count("num_key_value_heads") or heads
     d = fields.optional_count("head_dim") or dim // heads or 1
+    if d % 2:
+        raise ArtifactError(
+            f"{fields.path}: its heads have {d} dimensions, and rotations turn pairs of them; give"
+            " an even head_dim"
+        )
     biased, mlp_biased = (fields.flag(f"{part}_bias", False) for part in ("attention", "mlp"))
     state["embed.weight"] = weights.take("embed_tokens.weight", vocabulary, dim)
     for i in range(layers):

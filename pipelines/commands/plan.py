@@ -1,4 +1,4 @@
-"""`torusformer plan`: `program.onnx` in, its cost out, before anything compiles."""
+"""`torusformer plan`: `program.onnx`, or the shape of a model alone, in; its cost out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torusformer import InputError
 from torusformer.pipelines.commands.compile_ import refuse_open_loop
-from torusformer.pipelines.console import Outcome, Subparsers, add_p_error, command, noted_prices
+from torusformer.pipelines.console import (
+    Outcome,
+    Subparsers,
+    add_p_error,
+    command,
+    noted_prices,
+    positive,
+)
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile import Plan
@@ -21,10 +28,42 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         subparsers,
         "plan",
         "say what a program costs under encryption: bootstraps, seconds, keys, memory",
-        "torusformer plan program.onnx --p-error fast --chart",
+        "torusformer plan --config gpt2 --tokens 64",
     )
     parser.add_argument(
-        "program", type=Path, metavar="PROGRAM", help="program.onnx, or the folder of a decoder"
+        "program",
+        type=Path,
+        metavar="PROGRAM",
+        nargs="?",
+        help="program.onnx, or the folder of a decoder",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help="instead of a program: the config.json of a Hugging Face model, or a shipped one: "
+        "bert-base, gpt2, llama-3-8b, llama-7b; no weights are needed",
+    )
+    shape = parser.add_argument_group("of a model that --config names")
+    shape.add_argument(
+        "--tokens",
+        type=positive,
+        metavar="N",
+        help="the longest input; default all positions, of rotations at most 512",
+    )
+    shape.add_argument(
+        "--hidden", action="store_true", help="without its head: hidden states are the output"
+    )
+    shape.add_argument("--bits", type=positive, metavar="N", help="of codes: 2 (default), 3 or 4")
+    shape.add_argument(
+        "--sum-bits",
+        type=positive,
+        metavar="N",
+        help="that proved sums are read at; default two more than codes have",
+    )
+    shape.add_argument(
+        "--sums",
+        choices=("wrap", "proved"),
+        help="whether sums that codes alone read wrap (default) or are proved",
     )
     parser.add_argument(
         "--open-loop", action="store_true", help="of a decoder: without the argmax of each step"
@@ -46,7 +85,10 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile.tfhe.compare import compare, compare_table
     from torusformer.pipelines.chart import save_chart, terminal_chart
 
+    _refuse_mixed(args)
     prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
+    if args.config is not None:
+        return _plan_shape(args, prices)
     if args.program.is_dir():
         return _plan_steps(args, prices)
     refuse_open_loop(args)
@@ -65,6 +107,31 @@ def run(args: argparse.Namespace) -> Outcome:
         titled = len(plans) > 1
         texts += [(f"{n}\n" if titled else "") + terminal_chart(made) for n, made in plans]
     return Outcome(data, "\n\n".join(texts))
+
+
+SHAPE_OPTIONS = ("tokens", "hidden", "bits", "sum_bits", "sums")
+PROGRAM_OPTIONS = ("open_loop", "compare", "chart", "png")
+
+
+def _refuse_mixed(args: argparse.Namespace) -> None:
+    """A program or a configuration, and options of that one."""
+    if (args.program is None) == (args.config is None):
+        raise InputError("a program or --config is required, one of the two")
+    for names, other in ((SHAPE_OPTIONS, args.config), (PROGRAM_OPTIONS, args.program)):
+        given = [name for name in names if getattr(args, name) not in (None, False)]
+        if given and other is None:
+            place = "a configuration" if names is SHAPE_OPTIONS else "a program"
+            raise InputError(f"--{given[0].replace('_', '-')} is for {place}; leave it out")
+
+
+def _plan_shape(args: argparse.Namespace, prices: PriceList) -> Outcome:
+    from torusformer.models.foreign.shapes import read_shape
+    from torusformer.pipelines.config_bits import FEWEST, PlannedBits
+    from torusformer.pipelines.config_plan import plan_config
+
+    bits = PlannedBits.of(args.bits or FEWEST, args.sum_bits, wraps=args.sums != "proved")
+    planned = plan_config(read_shape(args.config, args.tokens, hidden=args.hidden), bits, prices)
+    return Outcome(planned.to_json(), planned.table())
 
 
 def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
