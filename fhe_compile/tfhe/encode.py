@@ -26,6 +26,7 @@ from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_fo
 from torusformer.fhe_compile.tfhe.tensor_ops import (
     AddClear,
     Apply,
+    Drop,
     Input,
     Lookup,
     TensorOp,
@@ -59,13 +60,15 @@ def tag_of(node: Node) -> str:
 class _Value:
     """A program value during encoding: an operation, each element's base, a pending right shift.
 
-    Parts of an output, summed up over their first axis by the client, have a `reach`.
+    Parts of an output, summed up over their first axis by the client, have a `reach`. Where what is
+    shifted out is zero, `whole` is the range before the shift.
     """
 
     operation: int
     base: IntArray
     shift: int = 0
     reach: Interval | None = None
+    whole: Interval | None = None
 
 
 class _Encoder:
@@ -106,12 +109,15 @@ class _Encoder:
         value = self.values[node.inputs[0]]
         if not value.shift or (factor != 1 << value.shift).any():
             return False
-        self.values[node.name] = replace(value, shift=0)
+        self.values[node.name] = replace(value, shift=0, whole=None)
         return True
 
-    def round(self, node: Node, lsbs: int) -> None:
-        """A truncation, unless only the client reads it, who shifts by itself."""
+    def round(self, node: Node, lsbs: int, zeros: bool) -> None:
+        """A truncation, unless only the client reads it, who shifts by itself, or to drop zeros."""
         (source,), x = self._inputs(node), self.ranges[node.inputs[0]]
+        if zeros and node.name in self.read_by_nodes:
+            self.values[node.name] = replace(source, shift=lsbs, whole=x)
+            return
         base, bits = round_base(x, lsbs)
         made = self._align(source, base, bits, node.layer, tag_of(node))
         if bits <= lsbs:  # nothing remains
@@ -127,10 +133,16 @@ class _Encoder:
         """A lookup, unless every input gives the same."""
         source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
         index = Interval(x.lo + offset, x.hi + offset)
-        fold = None if source.shift else narrowest_fold(values, index)
+        may_wrap = not source.shift or source.whole is not None
+        fold = narrowest_fold(values, index) if may_wrap else None
         if fold and not fold.bits < least >= index.span_bits:
             self._look_up_in_a_ring(node, index, values, fold, apart)
             return
+        if source.whole is not None:
+            base, bits = round_base(source.whole, source.shift)
+            bits = max(bits, least + source.shift)
+            read = self._align(source, base, bits, node.layer, tag_of(node))
+            source = replace(source, operation=self._drop(node, read, source.shift), base=base)
         if source.shift:  # a rounding: its base and bits are fixed
             read, base = source.operation, source.base >> source.shift
             bits = self.operations[read].bits - source.shift
@@ -171,11 +183,17 @@ class _Encoder:
         if not tables.any():  # no table at all
             self.constant(node, fold.half)
             return
-        clear = np.broadcast_to(source.base - base, x.shape)
+        clear = np.broadcast_to(source.base - (base << source.shift), x.shape)
         clear = np.array(clear.flat[0]) if (clear == clear.flat[0]).all() else clear
-        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=fold.bits)
-        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None, "apart": apart}
-        made = self._make(node, Lookup, (wrap,), bits=bits_for(abs(tables).max()), **fields)
+        bits = fold.bits + source.shift
+        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=bits)
+        if source.shift:
+            wrap = self._drop(node, wrap, source.shift)
+        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None}
+        bits = bits_for(abs(tables).max())
+        made = self._make(
+            node, Lookup, (wrap,), bits=bits, lsbs=source.shift, apart=apart, **fields
+        )
         self.values[node.name] = _Value(made, fold.half)
 
     def enter(self, port: Port) -> EncodedPort:
@@ -225,6 +243,10 @@ class _Encoder:
         same = (offset == offset.flat[0]).all()
         clear = np.array(offset.flat[0]) if same else np.ascontiguousarray(offset)
         return self._emit(AddClear((value.operation,), shape, layer, tag, clear, bits=bits))
+
+    def _drop(self, node: Node, read: int, lsbs: int) -> int:
+        bits = self.operations[read].bits
+        return self._make(node, Drop, (read,), bits=bits, lsbs=lsbs)
 
     def _make(
         self, for_: Node, kind: type[TensorOp], args: tuple[int, ...] = (), **fields: Any

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
 from torusformer.fhe_compile.tfhe.encoding import Encoding, component_roots
-from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, TensorOp, Truncate
+from torusformer.fhe_compile.tfhe.tensor_ops import Drop, Lookup, TensorOp, Truncate
 
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
 SEEDED_BYTES = 24  # of a compressed ciphertext
@@ -70,6 +70,11 @@ class Estimate:
     def bits_read(self, op: Lookup) -> int:
         """Bits that a lookup reads."""
         return self.encoding.operations[op.args[0]].bits - op.lsbs
+
+    def sum_read(self, op: Lookup) -> TensorOp:
+        """What a lookup reads, before zeros are dropped."""
+        read = self.encoding.operations[op.args[0]]
+        return self.encoding.operations[read.args[0]] if isinstance(read, Drop) else read
 
     def table_ms(self, bits: int) -> float:
         """Milliseconds of a table of `bits` bits in this circuit."""
@@ -140,8 +145,7 @@ class Estimate:
 
         By tag. Read at that width, they leave the cheap parameters to the others of their own.
         """
-        precise = [bits for bits in sorted(self.reads) if bits != ROUNDING]
-        precise = [bits for bits in precise if self._is_precise(bits)]
+        precise = [b for b in sorted(self.reads) if b != ROUNDING and self._is_precise(b)]
         found = []
         for bits, wider in itertools.pairwise(precise):
             tags = {

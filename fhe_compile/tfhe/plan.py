@@ -239,8 +239,7 @@ def plan(
     ways = list(expand(program, PassOptions(prices, memory_limit), without).values())
     estimates = [Estimate(encode(way), prices) for way in ways]
     cheapest = min(range(len(ways)), key=lambda i: estimates[i].total_ms())
-    expanded, estimate = read_wider_if_cheaper(ways[cheapest], estimates[cheapest])
-    return planned(program, expanded, estimate, p_error)
+    return planned(program, *read_wider_if_cheaper(ways[cheapest], estimates[cheapest]), p_error)
 
 
 def planned(
@@ -262,7 +261,7 @@ def planned(
         ms = estimate.milliseconds(op)
         if isinstance(op, Lookup):
             bits = estimate.bits_read(op)
-            wraps = isinstance(encoding.operations[op.args[0]], Wrap)
+            wraps = isinstance(estimate.sum_read(op), Wrap)
             rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms, wraps))
         elif isinstance(op, Truncate):
             rows.append(PlanRow(op.tag, op.layer, "round", op.bits, op.lsbs, op.size * op.lsbs, ms))

@@ -57,8 +57,8 @@ class Encoder(Protocol):
     def unrounds(self, node: Node, factor: IntArray) -> bool:
         """Whether the input is a rounding and `factor` only restores its place; then encoded."""
 
-    def round(self, node: Node, lsbs: int) -> None:
-        """Remove low bits, a bootstrap each."""
+    def round(self, node: Node, lsbs: int, zeros: bool) -> None:
+        """Remove low bits, a bootstrap each, or none where all of them are `zeros`."""
 
     def look_up(
         self, node: Node, offset: IntArray, values: IntArray, apart: bool, least: int

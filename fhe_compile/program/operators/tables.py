@@ -89,9 +89,13 @@ class Table(Node):
 
 @dataclass(frozen=True, eq=False)
 class Round(Monotone, Node):
-    """floor(x / 2**lsbs), exact; add half of 2**lsbs before it to round to nearest."""
+    """floor(x / 2**lsbs), exact; add half of 2**lsbs before it to round to nearest.
+
+    With `zeros`, all low bits are known to be zero: no bootstrap removes them.
+    """
 
     lsbs: int
+    zeros: bool = False
     onnx_op: ClassVar[str] = "Div"
 
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
@@ -108,7 +112,7 @@ class Round(Monotone, Node):
 
     def encode(self, encoder: Encoder) -> None:
         """A truncation, and where the number stands."""
-        encoder.round(self, self.lsbs)
+        encoder.round(self, self.lsbs, self.zeros)
 
     def write_onnx(self, writer: OnnxWriter) -> None:
         """Mod, Sub, Div: (x - x mod 2**lsbs) / 2**lsbs, the floor for either sign."""
