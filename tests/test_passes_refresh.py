@@ -4,8 +4,20 @@ import numpy as np
 
 from tests.programs import Builder, same_outputs
 from torusformer.fhe_compile import compile_program, interpret, plan
-from torusformer.fhe_compile.passes.refresh import refresh_outputs, refresh_sums
-from torusformer.fhe_compile.program.nodes import Add, Linear, Port, Program, Reshape, Round
+from torusformer.fhe_compile.circuit.functions import plan_module
+from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.refresh import refresh_outputs, refresh_selected, refresh_sums
+from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
+from torusformer.fhe_compile.program.nodes import (
+    Add,
+    AddConst,
+    Linear,
+    Port,
+    Program,
+    Reshape,
+    Round,
+    Table,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +66,7 @@ def test_a_table_is_seen_through_another_shape():
 
 def without_refresh(program: Program) -> float:
     return plan(
-        program, without={"refresh_shared", "refresh_outputs", "refresh_sums"}
+        program, without={"refresh_shared", "refresh_selected", "refresh_outputs", "refresh_sums"}
     ).predicted_seconds
 
 
@@ -94,3 +106,52 @@ def test_a_decrypted_copy_of_an_index_is_exact():
         x = {"token": np.eye(4, dtype=np.int64)[[index]]}
         expected = interpret(program, x)["y"]
         assert np.array_equal(circuit.run(x, fhe="execute")["y"], expected)
+
+
+def attending() -> Program:
+    """One query of a token against keys, scores in a table; the token also makes a noisy sum."""
+    keys = [Port(f"key.{i}", (1, 8), -1, 1) for i in range(30)]
+    b = Builder(Port("token", (1, 27), 0, 1, one_hot=True), *keys)
+    b.add(Linear("key.30", "output", ("token",), RNG.integers(-1, 2, (27, 8))))
+    b.add(Linear("query", "attention", ("token",), RNG.integers(-1, 2, (27, 8))))
+    for i in range(31):
+        b.add(Add(f"pair.{i}", "attention", (f"key.{i}", "query")))
+        b.table(f"score.{i}", "attention", f"pair.{i}", lambda n: n * n % 3)
+        b.add(Add(f"moved.{i}", "attention", (f"score.{i}", "query")))
+        b.table(f"weight.{i}", "attention", f"moved.{i}", lambda n: n % 2)
+    up = RNG.choice([-8, -7, 7, 8], (27, 64))
+    b.add(Linear("up", "mlp", ("token",), up))
+    b.table("hidden", "mlp", "up", lambda n: np.where(n % 32 < 16, 1, -1))
+    b.add(Linear("best", "head", ("hidden",), np.tri(64, 27, 0, int) - np.tri(64, 27, -6, int)))
+    b.table("next", "head", "best", lambda n: (n > 0).astype(int))
+    return b.program("key.30", *[f"weight.{i}" for i in range(31)], "next")
+
+
+def test_what_an_index_selects_for_attention_is_looked_up():
+    program = attending()
+    after = refresh_selected(program)
+    made = {node.name: node for node in after.nodes}
+    for name in ("key.30", "query"):
+        assert made[name].inputs == (f"{name}.selected",)
+        assert isinstance(made[name], Table)
+    assert made["up"].inputs == ("token",)
+    same_outputs(program, after)
+
+
+def test_a_module_looks_up_what_its_token_selects():
+    """The token's noise makes what writes it precise, but no table of attention."""
+    wires = {"next": "token", "key.30": "key.29"}
+    step = plan_module({"step": attending()}, wires).functions["step"]
+    assert step.expanded.node("query").inputs == ("query.selected",)
+    (scores,) = {row.bits for row in step.rows if ".score." in row.tag}
+    assert scores not in {dear.bits for dear in step.dear}
+
+
+def test_a_wire_that_is_a_table_plus_a_number_is_not_looked_up_again():
+    b = Builder(Port("x", (1, 4), 0, 7))
+    b.table("t", "first", "x", lambda n: n // 4)
+    b.add(AddConst("key", "first", ("t",), np.array(-1)))
+    b.add(Linear("sum", "first", ("t",), np.ones((4, 2), np.int64)))
+    program = b.program("key", "sum")
+    after = refresh_wires(program, PassOptions(wired=frozenset({"key", "sum"})))
+    assert [n.name for n in after.nodes if n.name.endswith(".stale")] == ["sum.stale"]

@@ -40,6 +40,12 @@ def concrete_configuration(
         range_restriction=_fast_polynomials(),
         keyset_restriction=keys,
         enable_tlu_fusing=False,  # done, and counted, before
+        approximate_rounding_config=fhe.ApproximateRoundingConfig(
+            logical_clipping=False,  # what is dropped are zeros: no table beside it
+            approximate_clipping_start_precision=False,
+            reduce_precision_after_approximate_clipping=False,
+            symetrize_deltas=False,
+        ),
         optimize_tlu_based_on_original_bit_width=True,
         dump_artifacts_on_unexpected_failures=False,
     )

@@ -14,7 +14,11 @@ from torusformer.fhe_compile.circuit.wires import (
 )
 from torusformer.fhe_compile.passes.expand import ON_WIRES, PLAIN, expand
 from torusformer.fhe_compile.passes.options import PassOptions
-from torusformer.fhe_compile.passes.refresh import refresh_shared, refresh_sums
+from torusformer.fhe_compile.passes.refresh import (
+    refresh_selected,
+    refresh_shared,
+    refresh_sums,
+)
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.prices.failure import EXACT, check_p_error
 from torusformer.fhe_compile.program.nodes import Port, Program
@@ -22,6 +26,7 @@ from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Estimate
 from torusformer.fhe_compile.tfhe.plan import Plan, planned
+from torusformer.fhe_compile.tfhe.read_wider import read_wider
 
 # Narrow tables laid out as wide as logits run a quarter slower than the plan says, measured on
 # decoders: Concrete gives them parameters beyond the two sets of the price list.
@@ -57,11 +62,17 @@ def plan_module(
     plain = _together(_all_by(PLAIN, ways), feedback, wired, prices)
     fresh = [
         _together(_all_by(trial, ways), feedback, wired, prices, fresh_indices=True)
-        for trial in (refresh_shared.__name__, refresh_sums.__name__)
+        for trial in (
+            refresh.__name__ for refresh in (refresh_shared, refresh_selected, refresh_sums)
+        )
     ]
     found = min(fresh, key=lambda way: way.whole.total_ms())
     if found.whole.total_ms() >= WIDE_LAYOUT_PENALTY * plain.whole.total_ms():
         found = plain
+    for wider in reversed(found.whole.demanding()):
+        tried = found.read_wider(wider, feedback, wired, prices)
+        if tried.whole.total_ms() < found.whole.total_ms():
+            found = tried
     functions = {}
     for name, program in programs.items():
         estimate = Estimate(found.encodings[name], prices, found.whole)
@@ -82,6 +93,17 @@ class _Together(NamedTuple):
     wires: tuple[Wire, ...]
     whole: Estimate
 
+    def read_wider(
+        self,
+        bits: Mapping[str, int],
+        feedback: Mapping[str, str],
+        wired: Mapping[str, Mapping[str, Port]],
+        prices: PriceList,
+    ) -> _Together:
+        """The same where tables with these tags read at least so many bits."""
+        expanded = {name: read_wider(program, bits) for name, program in self.expanded.items()}
+        return _encoded(expanded, feedback, wired, prices)
+
 
 def _together(
     expanded: Mapping[str, Program],
@@ -100,6 +122,15 @@ def _together(
             )
             for name, program in expanded.items()
         }
+    return _encoded(expanded, feedback, wired, prices)
+
+
+def _encoded(
+    expanded: Mapping[str, Program],
+    feedback: Mapping[str, str],
+    wired: Mapping[str, Mapping[str, Port]],
+    prices: PriceList,
+) -> _Together:
     encodings = {name: encode(program, wired[name]) for name, program in expanded.items()}
     wires = wires_between(encodings, feedback)
     whole, encodings = share_layouts(encodings, wires)

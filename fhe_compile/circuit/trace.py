@@ -66,6 +66,12 @@ class _Concrete:
         """Exactly, the bits keep their places."""
         return fhe.truncate_bit_pattern(x, lsbs_to_remove=lsbs)
 
+    def drop(self, x: Any, lsbs: int) -> Any:
+        """Concrete's approximate rounding, which is exact where all low bits are zero."""
+        if not isinstance(x, Tracer):
+            return x
+        return fhe.round_bit_pattern(x, lsbs, False, fhe.Exactness.APPROXIMATE)
+
 
 class _Negacyclic:
     """What a bootstrap reads of tables (n, size): behind their end they go on, negated."""

@@ -22,6 +22,7 @@ from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.products import expand_products
 from torusformer.fhe_compile.passes.refresh import (
     refresh_outputs,
+    refresh_selected,
     refresh_shared,
     refresh_sums,
 )
@@ -73,6 +74,7 @@ PASSES = (
     Pass(remove_dead_nodes, "optional"),
     Pass(fuse_tables, "optional"),
     Pass(refresh_shared, "trial"),
+    Pass(refresh_selected, "trial"),
     Pass(refresh_outputs, "trial"),
     Pass(refresh_sums, "trial"),
     Pass(split_outputs, "trial"),

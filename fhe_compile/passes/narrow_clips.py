@@ -13,6 +13,9 @@ The table of blocks and the table of r have fewer bits than x has, and a bootstr
 in its bits: ten bits become five and six. Where the table says the same of every 2^d integers in a
 row, it reads floor(r / 2^d).
 
+Where that is cheaper, low bits are cleared by tables in a ring (`digits`), the lowest d bits once
+for h and y.
+
 Worked example: clip(x, 0, 3) of x = -9 with k = 1: h = -5, l = 1, r = -1, and the table says 0.
 """
 
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torusformer.fhe_compile.passes.digits import WIDEST, Digits, digits_of
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.antiperiod import bits_read
@@ -56,9 +60,9 @@ def narrow_clips(program: Program, options: PassOptions) -> Program:
         if clip is None:
             nodes.append(node)
             continue
-        nodes += clip.nodes()
-        proved[f"{node.name}.within"] = clip.within
-        proved[f"{node.name}.near"] = clip.reach
+        made_of_it, ends = clip.build(options.prices)
+        nodes += made_of_it
+        proved |= ends
     return program.rewritten(nodes, proved)
 
 
@@ -114,37 +118,97 @@ class _Clip:
         narrow = prices.table(self.block.span_bits) + prices.table(self.level.span_bits)
         return prices.rounding(bits, self.lsbs) + prices.rounding(bits, self.coarse) + narrow
 
-    def nodes(self) -> list[Node]:
-        """In order; the last one has the name of the table."""
-        table, name, layer = self.table, self.table.name, self.table.layer
-        lowest = int(self.block.lo.min())
-        h = whole_numbers(layer, lowest, int(self.block.hi.max()))
-        size = np.array(2**self.lsbs)
-        start = int(self.level.lo.min())
-        levels = whole_numbers(layer, start, int(self.level.hi.max()))
-        index = (levels << self.coarse) + self.first
-        values = table.values[np.clip(index, 0, len(table.values) - 1)]
-        offset = np.broadcast_to(table.offset - self.first, self.index.shape)
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be chosen."""
+        return True
+
+    def build(self, _: PriceList) -> tuple[list[Node], dict[str, Interval]]:
+        """In order; the last one has the name of the table. Ranges that are proved by name."""
+        name, layer, size = self.table.name, self.table.layer, np.array(2**self.lsbs)
         read = f"{name}.near"
         made: list[Node] = [
-            AddConst(f"{name}.centred", layer, table.inputs, _smallest(offset)),
+            self._centred(),
             Round(f"{name}.block", layer, (f"{name}.centred",), self.lsbs),
             Scale(f"{name}.start", layer, (f"{name}.block",), size),
             Sub(f"{name}.within", layer, (f"{name}.centred", f"{name}.start")),
-            Table(
-                f"{name}.clipped",
-                layer,
-                (f"{name}.block",),
-                np.array(-lowest),
-                np.clip(h, -1, self.blocks),
-            ),
+            self._clipped(1),
             Scale(f"{name}.moved", layer, (f"{name}.clipped",), size),
             Add(read, layer, (f"{name}.within", f"{name}.moved")),
         ]
         if self.coarse:
             made.append(Round(f"{name}.coarse", layer, (read,), self.coarse))
             read = f"{name}.coarse"
-        return [*made, Table(name, layer, (read,), np.array(-start), values)]
+        proved = {f"{name}.within": self.within, f"{name}.near": self.reach}
+        return [*made, self._read(read)], proved
+
+    def _centred(self) -> Node:
+        """x, counted from the window's first number."""
+        offset = np.broadcast_to(self.table.offset - self.first, self.index.shape)
+        name = f"{self.table.name}.centred"
+        return AddConst(name, self.table.layer, self.table.inputs, _smallest(offset))
+
+    def _clipped(self, factor: int) -> Node:
+        """The table of blocks, times a factor."""
+        name, layer, lowest = self.table.name, self.table.layer, int(self.block.lo.min())
+        h = whole_numbers(layer, lowest, int(self.block.hi.max()))
+        values = np.clip(h, -1, self.blocks) * factor
+        return Table(f"{name}.clipped", layer, (f"{name}.block",), np.array(-lowest), values)
+
+    def _read(self, source: str) -> Node:
+        """The table itself, of floor(r / 2^d)."""
+        table, start = self.table, int(self.level.lo.min())
+        levels = whole_numbers(table.layer, start, int(self.level.hi.max()))
+        index = (levels << self.coarse) + self.first
+        values = table.values[np.clip(index, 0, len(table.values) - 1)]
+        return Table(table.name, table.layer, (source,), np.array(-start), values)
+
+
+@dataclass(frozen=True, eq=False)
+class _ByDigits(_Clip):
+    """The same, with low bits cleared by tables instead of roundings, once for block and level."""
+
+    @property
+    def is_open(self) -> bool:
+        """Wider tables that write where x is would make all others of their width precise."""
+        return max(self.block.span_bits, self.level.span_bits) <= WIDEST
+
+    def milliseconds(self, prices: PriceList) -> float:
+        """Of one element."""
+        digits = (*digits_of(self.coarse, prices), *digits_of(self.lsbs - self.coarse, prices))
+        narrow = prices.table(self.block.span_bits) + prices.table(self.level.span_bits)
+        return sum(2 * prices.table(bits) for bits in digits) + narrow
+
+    def build(self, prices: PriceList) -> tuple[list[Node], dict[str, Interval]]:
+        """In order; l and r are multiples of 2^d."""
+        name, layer, coarse = self.table.name, self.table.layer, self.coarse
+        x = Interval(self.index.lo - self.first, self.index.hi - self.first)
+        digits = Digits(layer, f"{name}.centred", x)
+        for bits in digits_of(coarse, prices):
+            digits.clear(f"{name}.from{digits.cleared + bits}", bits)
+        fine = digits.source
+        for bits in digits_of(self.lsbs - coarse, prices):
+            digits.clear(f"{name}.from{digits.cleared + bits}", bits)
+        digits.read(f"{name}.block")
+        read = f"{name}.near"
+        made: list[Node] = [
+            self._centred(),
+            *digits.nodes,
+            Sub(f"{name}.within", layer, (fine, digits.source)),
+            self._clipped(2**self.lsbs),
+            Add(read, layer, (f"{name}.within", f"{name}.clipped")),
+        ]
+        within, near = (_multiples(ends, coarse) for ends in (self.within, self.reach))
+        proved = {**digits.proved, f"{name}.within": within, read: near}
+        if coarse:
+            made.append(Round(f"{name}.coarse", layer, (read,), coarse, zeros=True))
+            read = f"{name}.coarse"
+        return [*made, self._read(read)], proved
+
+
+def _multiples(x: Interval, bits: int) -> Interval:
+    """Without so many low bits."""
+    return Interval(x.lo >> bits << bits, x.hi >> bits << bits)
 
 
 def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
@@ -161,10 +225,12 @@ def _cheapest(table: Table, x: Interval, prices: PriceList) -> _Clip | None:
     if first > last:  # a step: one entry is enough of a window
         first, last = last, last
     coarse = _coarseness(values[first - lo : last - lo + 1])
-    ways = [
-        _Clip(table, index, first, last, lsbs, d)
+    ways: list[_Clip] = [
+        way
+        for kind in (_Clip, _ByDigits)
         for lsbs in range(1, index.span_bits - 1)
         for d in range(min(coarse, lsbs) + 1)
+        if (way := kind(table, index, first, last, lsbs, d)).is_open
     ]
     best = min(ways, key=lambda way: way.milliseconds(prices))
     as_it_is = prices.table(bits_read(table.values, table.offset, x))

@@ -18,6 +18,7 @@ from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
 from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import (
+    AddConst,
     Linear,
     Node,
     Program,
@@ -58,8 +59,23 @@ def refresh_shared(program: Program, _: PassOptions | None = None) -> Program:
     return _refreshed(program, FAR, shared=True)
 
 
-def _refreshed(program: Program, limit: float, *, shared: bool = False) -> Program:
-    """Before sums that are read at a precision of `limit` or more; `shared` sources only."""
+def refresh_selected(program: Program, _: PassOptions | None = None) -> Program:
+    """As `refresh_shared`, and the few bits that an index selects are looked up before all readers.
+
+    An index has a ciphertext for each thing it selects from, so what it selects is noisy; by the
+    layout that they share, everything that meets it, scores and weights of attention, would have to
+    be as precise as the index. Keys and values leave looked up already: that is the same lookup.
+    """
+    return _refreshed(program, FAR, shared=True, selected=True)
+
+
+def _refreshed(
+    program: Program, limit: float, *, shared: bool = False, selected: bool = False
+) -> Program:
+    """Before sums that are read at a precision of `limit` or more; `shared` sources only.
+
+    With `selected`, narrow selections of an index as well, however they are read.
+    """
     ranges, made = program.ranges, {node.name: node for node in program.nodes}
     proved: dict[str, Interval] = {}
     indices = {port.name: port for port in program.inputs if port.one_hot}
@@ -69,10 +85,13 @@ def _refreshed(program: Program, limit: float, *, shared: bool = False) -> Progr
     nodes: list[Node] = []
     for node in program.nodes:
         needed = read.get(node.name, 0.0) or math.inf  # an output is read as precisely as it is
-        source = node.inputs[0] if isinstance(node, Linear | Scale) and needed >= limit else ""
         far = needed >= FAR
+        source = node.inputs[0] if isinstance(node, Linear | Scale) else ""
+        if needed < limit and not (selected and source in indices):
+            source = ""
         index = source in indices and far
-        if source in indices and not far and ranges[node.name].span_bits <= WIDEST:
+        narrow = source in indices and ranges[node.name].span_bits <= WIDEST
+        if narrow and (selected or not far):
             # Few bits of many: cheaper to look up what was selected than what selects it.
             before = replace(node, name=f"{node.name}.selected")
             nodes += [before, identity_table(node.name, before.name, node.layer, ranges[node.name])]
@@ -131,6 +150,13 @@ def made_by_table(name: str, made: Mapping[str, Node]) -> bool:
 def passes_through(name: str, made: Mapping[str, Node]) -> bool:
     """Whether the value is an input, in whatever shape; `made` as in `made_by_table`."""
     return _unshaped(name, made) not in made
+
+
+def is_fresh(name: str, made: Mapping[str, Node]) -> bool:
+    """Whether the ciphertext is what a table gave, whatever is added in the clear."""
+    while isinstance(node := made.get(_unshaped(name, made)), AddConst):
+        name = node.inputs[0]
+    return isinstance(node, Table)
 
 
 def _unshaped(name: str, made: Mapping[str, Node]) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torusformer.fhe_compile.passes.options import PassOptions
-from torusformer.fhe_compile.passes.refresh import made_by_table, passes_through
+from torusformer.fhe_compile.passes.refresh import is_fresh, passes_through
 from torusformer.fhe_compile.passes.sink_rounds import identity_table
 from torusformer.fhe_compile.program.nodes import Node, Program
 
 
 def refresh_wires(program: Program, options: PassOptions) -> Program:
-    """The same program whose `wired` outputs are tables, or tables in another shape.
+    """The same program whose `wired` outputs are tables, or tables shifted or in another shape.
 
     With `fresh_indices`, a one-hot output gets a table of its own whatever made it: what is looked
     up for it has large weights, and only that table has to be precise then.
@@ -28,7 +28,7 @@ def refresh_wires(program: Program, options: PassOptions) -> Program:
         for port in program.outputs
         if port.name in options.wired
         and not passes_through(port.name, made)
-        and not (made_by_table(port.name, made) and not (options.fresh_indices and port.one_hot))
+        and not (is_fresh(port.name, made) and not (options.fresh_indices and port.one_hot))
     }
     if not stale:
         return program

@@ -21,10 +21,12 @@ import numpy as np
 from torusformer.fhe_compile.program.antiperiod import Fold, folded_tables, narrowest_fold
 from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
 from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
+from torusformer.fhe_compile.tfhe.bases import round_base, table_base, tables_of, wire_layout
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
 from torusformer.fhe_compile.tfhe.tensor_ops import (
     AddClear,
     Apply,
+    Drop,
     Input,
     Lookup,
     TensorOp,
@@ -58,13 +60,15 @@ def tag_of(node: Node) -> str:
 class _Value:
     """A program value during encoding: an operation, each element's base, a pending right shift.
 
-    Parts of an output, summed up over their first axis by the client, have a `reach`.
+    Parts of an output, summed up over their first axis by the client, have a `reach`. Where what is
+    shifted out is zero, `whole` is the range before the shift.
     """
 
     operation: int
     base: IntArray
     shift: int = 0
     reach: Interval | None = None
+    whole: Interval | None = None
 
 
 class _Encoder:
@@ -105,12 +109,15 @@ class _Encoder:
         value = self.values[node.inputs[0]]
         if not value.shift or (factor != 1 << value.shift).any():
             return False
-        self.values[node.name] = replace(value, shift=0)
+        self.values[node.name] = replace(value, shift=0, whole=None)
         return True
 
-    def round(self, node: Node, lsbs: int) -> None:
-        """A truncation, unless only the client reads it, who shifts by itself."""
+    def round(self, node: Node, lsbs: int, zeros: bool) -> None:
+        """A truncation, unless only the client reads it, who shifts by itself, or to drop zeros."""
         (source,), x = self._inputs(node), self.ranges[node.inputs[0]]
+        if zeros and node.name in self.read_by_nodes:
+            self.values[node.name] = replace(source, shift=lsbs, whole=x)
+            return
         base, bits = round_base(x, lsbs)
         made = self._align(source, base, bits, node.layer, tag_of(node))
         if bits <= lsbs:  # nothing remains
@@ -120,18 +127,28 @@ class _Encoder:
             made = self._make(node, Truncate, (made,), bits=bits, lsbs=lsbs)
         self.values[node.name] = _Value(made, base, lsbs)
 
-    def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
+    def look_up(
+        self, node: Node, offset: IntArray, values: IntArray, apart: bool, least: int
+    ) -> None:
         """A lookup, unless every input gives the same."""
         source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
         index = Interval(x.lo + offset, x.hi + offset)
-        if not source.shift and (fold := narrowest_fold(values, index)):
+        may_wrap = not source.shift or source.whole is not None
+        fold = narrowest_fold(values, index) if may_wrap else None
+        if fold and not fold.bits < least >= index.span_bits:
             self._look_up_in_a_ring(node, index, values, fold, apart)
             return
+        if source.whole is not None:
+            base, bits = round_base(source.whole, source.shift)
+            bits = max(bits, least + source.shift)
+            read = self._align(source, base, bits, node.layer, tag_of(node))
+            source = replace(source, operation=self._drop(node, read, source.shift), base=base)
         if source.shift:  # a rounding: its base and bits are fixed
             read, base = source.operation, source.base >> source.shift
             bits = self.operations[read].bits - source.shift
         else:
             base, bits = table_base(x, offset)
+            bits = max(bits, least)
             read = self._align(source, base, bits, node.layer, tag_of(node))
         whole_numbers(node.layer, 0, 2**bits - 1)
         tables, mapping, base_out = tables_of(offset, values, x, self.ranges[out], base, bits)
@@ -166,11 +183,17 @@ class _Encoder:
         if not tables.any():  # no table at all
             self.constant(node, fold.half)
             return
-        clear = np.broadcast_to(source.base - base, x.shape)
+        clear = np.broadcast_to(source.base - (base << source.shift), x.shape)
         clear = np.array(clear.flat[0]) if (clear == clear.flat[0]).all() else clear
-        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=fold.bits)
-        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None, "apart": apart}
-        made = self._make(node, Lookup, (wrap,), bits=bits_for(abs(tables).max()), **fields)
+        bits = fold.bits + source.shift
+        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=bits)
+        if source.shift:
+            wrap = self._drop(node, wrap, source.shift)
+        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None}
+        bits = bits_for(abs(tables).max())
+        made = self._make(
+            node, Lookup, (wrap,), bits=bits, lsbs=source.shift, apart=apart, **fields
+        )
         self.values[node.name] = _Value(made, fold.half)
 
     def enter(self, port: Port) -> EncodedPort:
@@ -221,6 +244,10 @@ class _Encoder:
         clear = np.array(offset.flat[0]) if same else np.ascontiguousarray(offset)
         return self._emit(AddClear((value.operation,), shape, layer, tag, clear, bits=bits))
 
+    def _drop(self, node: Node, read: int, lsbs: int) -> int:
+        bits = self.operations[read].bits
+        return self._make(node, Drop, (read,), bits=bits, lsbs=lsbs)
+
     def _make(
         self, for_: Node, kind: type[TensorOp], args: tuple[int, ...] = (), **fields: Any
     ) -> int:
@@ -240,62 +267,3 @@ class _Encoder:
     def _widen(self, index: int, bits: int) -> None:
         if bits > self.operations[index].bits:
             self.operations[index] = replace(self.operations[index], bits=bits)
-
-
-def wire_layout(port: Port) -> tuple[IntArray, int]:
-    """Base and bits of what passes between functions.
-
-    One below the lowest: a clear addition has to stand behind the table that made the value, since
-    a bare table result keeps its table's key and readers of another width could not take it.
-    """
-    return np.array(port.lo - 1), bits_for(port.hi - port.lo + 1)
-
-
-def table_base(x: Interval, offset: IntArray) -> tuple[IntArray, int]:
-    """Base and bits with which a table reads x: the fewest bits, then the fewest tables."""
-    bits = x.span_bits
-    first, last = x.lo + offset, x.hi + offset
-    if bits_for(last.max() - first.min()) == bits:  # one table for all
-        return np.broadcast_to(first.min() - offset, x.shape), bits
-    if bits_for(x.hi.max() - x.lo.min()) == bits:
-        return np.full(x.shape, x.lo.min()), bits
-    return x.lo, bits
-
-
-def round_base(x: Interval, lsbs: int) -> tuple[IntArray, int]:
-    """Base, a multiple of 2**lsbs, and bits with which a rounding reads x."""
-    base = (x.lo >> lsbs) << lsbs
-    bits = bits_for((x.hi - base).max())
-    if bits_for(x.hi.max() - base.min()) == bits:
-        base = np.full(x.shape, base.min())
-    return base, bits
-
-
-def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Each row once, sorted, and which of them each is; numpy's own is slow for long rows."""
-    first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-    order = sorted(first, key=lambda row: rows[first[row]].tolist())
-    place = {row: i for i, row in enumerate(order)}
-    found: IntArray = rows[[first[row] for row in order]]
-    return found, np.array([place[row.tobytes()] for row in rows])
-
-
-def tables_of(
-    offset: IntArray, values: IntArray, x: Interval, out: Interval, base: IntArray, bits: int
-) -> tuple[IntArray, Any, IntArray]:
-    """Distinct tables of 2**bits entries from zero, which one an element reads, the result's base.
-
-    Elements whose reps start at one place in `values` share a table.
-    """
-    starts, which = np.unique(np.broadcast_to(base + offset, x.shape), return_inverse=True)
-    which = which.ravel()
-    first, last, low = (np.full(len(starts), fill) for fill in (2**62, -(2**62), 2**62))
-    np.minimum.at(first, which, np.broadcast_to(x.lo + offset, x.shape).ravel())
-    np.maximum.at(last, which, np.broadcast_to(x.hi + offset, x.shape).ravel())
-    np.minimum.at(low, which, out.lo.ravel())
-    if bits_for(out.hi.max() - out.lo.min()) == out.span_bits:
-        low[:] = out.lo.min()  # no wider, and more tables are alike
-    index = np.clip(starts[:, None] + np.arange(2**bits), first[:, None], last[:, None])
-    tables, row = distinct_rows(values[index] - low[:, None])
-    mapping = row[which].reshape(x.shape) if len(tables) > 1 else None
-    return tables, mapping, low[which].reshape(x.shape)

@@ -7,6 +7,7 @@ bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from torusformer.fhe_compile.prices.cost import KeySizes, PriceList
 from torusformer.fhe_compile.tfhe.encoding import Encoding, component_roots
-from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, TensorOp, Truncate
+from torusformer.fhe_compile.tfhe.tensor_ops import Drop, Lookup, TensorOp, Truncate
 
 PROCESS_BYTES = 500 * 2**20  # Python, Concrete, the compiled circuit
 SEEDED_BYTES = 24  # of a compressed ciphertext
@@ -64,11 +65,16 @@ class Estimate:
         self.encoding, self.prices = encoding, prices
         self.roots = component_roots(encoding.operations, encoding.links)
         self.noise = squared_weights(encoding)
-        self.reads: dict[int, dict[str, _Read]] = module.reads if module else self._reads()
+        self.reads: dict[int, dict[str, _Read]] = module.reads if module else self._of_widths()
 
     def bits_read(self, op: Lookup) -> int:
         """Bits that a lookup reads."""
         return self.encoding.operations[op.args[0]].bits - op.lsbs
+
+    def sum_read(self, op: Lookup) -> TensorOp:
+        """What a lookup reads, before zeros are dropped."""
+        read = self.encoding.operations[op.args[0]]
+        return self.encoding.operations[read.args[0]] if isinstance(read, Drop) else read
 
     def table_ms(self, bits: int) -> float:
         """Milliseconds of a table of `bits` bits in this circuit."""
@@ -89,11 +95,9 @@ class Estimate:
         """Of a run."""
         return sum(self.milliseconds(op) for op in self.encoding.operations)
 
+    @cached_property
     def _reads(self) -> dict[int, dict[str, _Read]]:
-        """For every width of table, the most precise read of its results, by kind of reader.
-
-        Roundings write into what they read: theirs is the precision of what follows them.
-        """
+        """In every component, the most precise read, by kind of reader."""
         operations, widths = self.encoding.operations, self.encoding.widths
         reads = [
             (self.roots[port.operation], "rounding", port.operation, 0)
@@ -110,11 +114,19 @@ class Estimate:
             needed = _Read(widths[i] - lsbs + math.log2(max(1.0, self.noise[i])) / 2, i)
             known = of_component[root]
             known[reader] = max(known.get(reader, nothing), needed)
+        return dict(of_component)
+
+    def _of_widths(self) -> dict[int, dict[str, _Read]]:
+        """For every width of table, the most precise read of its results, by kind of reader.
+
+        Roundings write into what they read: theirs is the precision of what follows them.
+        """
+        widths, nothing = self.encoding.widths, _Read(0.0, -1)
         of_width: dict[int, dict[str, _Read]] = defaultdict(dict)
-        for i, op in enumerate(operations):
+        for i, op in enumerate(self.encoding.operations):
             if isinstance(op, Lookup):
                 known = of_width[self.bits_read(op)]
-                for reader, found in of_component[self.roots[i]].items():
+                for reader, found in self._reads.get(self.roots[i], {}).items():
                     known[reader] = max(known.get(reader, nothing), found)
             elif isinstance(op, Truncate):
                 known = of_width[ROUNDING]
@@ -127,6 +139,27 @@ class Estimate:
         if partition == ROUNDING:
             return precision.get("rounding", 0.0) > self.prices.round_precise_from
         return self.prices.is_precise(partition, precision)
+
+    def demanding(self) -> list[dict[str, int]]:
+        """By width of table, which of them alone make it precise, and the next width that is.
+
+        By tag. Read at that width, they leave the cheap parameters to the others of their own.
+        """
+        precise = [b for b in sorted(self.reads) if b != ROUNDING and self._is_precise(b)]
+        found = []
+        for bits, wider in itertools.pairwise(precise):
+            tags = {
+                op.tag
+                for i, op in enumerate(self.encoding.operations)
+                if isinstance(op, Lookup) and self.bits_read(op) == bits and self._demands(i, bits)
+            }
+            found.append(dict.fromkeys(tags, wider))
+        return found
+
+    def _demands(self, operation: int, bits: int) -> bool:
+        """Whether the result of a table of `bits` bits needs to be precise."""
+        reads = self._reads.get(self.roots[operation], {})
+        return self.prices.is_precise(bits, {reader: r.needed for reader, r in reads.items()})
 
     def dear(self) -> tuple[Dear, ...]:
         """The widths of tables with precise parameters, and the sums to blame."""

@@ -35,6 +35,7 @@ from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Dear, Estimate
+from torusformer.fhe_compile.tfhe.read_wider import read_wider_if_cheaper
 from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate, Wrap
 from torusformer.fhe_compile.tfhe.wide_sums import WideSums, wide_sums
 from torusformer.tables import table
@@ -238,7 +239,7 @@ def plan(
     ways = list(expand(program, PassOptions(prices, memory_limit), without).values())
     estimates = [Estimate(encode(way), prices) for way in ways]
     cheapest = min(range(len(ways)), key=lambda i: estimates[i].total_ms())
-    return planned(program, ways[cheapest], estimates[cheapest], p_error)
+    return planned(program, *read_wider_if_cheaper(ways[cheapest], estimates[cheapest]), p_error)
 
 
 def planned(
@@ -260,7 +261,7 @@ def planned(
         ms = estimate.milliseconds(op)
         if isinstance(op, Lookup):
             bits = estimate.bits_read(op)
-            wraps = isinstance(encoding.operations[op.args[0]], Wrap)
+            wraps = isinstance(estimate.sum_read(op), Wrap)
             rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms, wraps))
         elif isinstance(op, Truncate):
             rows.append(PlanRow(op.tag, op.layer, "round", op.bits, op.lsbs, op.size * op.lsbs, ms))

@@ -1,6 +1,6 @@
 """The unsigned tensor operations that a circuit is traced from and a plan is counted from.
 
-Six are enough: whatever is linear or moves elements is an `Apply` of the program's own operator.
+Seven are enough: whatever is linear or moves elements is an `Apply` of the program's own operator.
 Operands and result of an operation share one layout (the position of the message in the
 ciphertext), except for a lookup, which moves to another.
 """
@@ -36,6 +36,9 @@ class Backend(Protocol):
 
     def truncate(self, x: Any, lsbs: int) -> Any:
         """x with its low bits cleared."""
+
+    def drop(self, x: Any, lsbs: int) -> Any:
+        """x, whose low bits are zero, for a table that reads the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,3 +217,23 @@ class Truncate(TensorOp):
     def content(self) -> tuple[object, ...]:
         """How many."""
         return ("truncate", self.lsbs)
+
+
+@dataclass(frozen=True, eq=False)
+class Drop(TensorOp):
+    """x, of which a table need not read `lsbs` low bits: they are zero."""
+
+    lsbs: int
+
+    def trace(self, args: Sequence[Any], bits: Sequence[int], backend: Backend) -> Any:
+        """No bootstrap."""
+        return backend.drop(args[0], self.lsbs)
+
+    def squared_weights(self, given: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """As before."""
+        return given[0]
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """How many."""
+        return ("drop", self.lsbs)

@@ -57,11 +57,16 @@ class Encoder(Protocol):
     def unrounds(self, node: Node, factor: IntArray) -> bool:
         """Whether the input is a rounding and `factor` only restores its place; then encoded."""
 
-    def round(self, node: Node, lsbs: int) -> None:
-        """Remove low bits, a bootstrap each."""
+    def round(self, node: Node, lsbs: int, zeros: bool) -> None:
+        """Remove low bits, a bootstrap each, or none where all of them are `zeros`."""
 
-    def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
-        """`values[x + offset]`, a bootstrap an element; `apart`: in a layout of its own."""
+    def look_up(
+        self, node: Node, offset: IntArray, values: IntArray, apart: bool, least: int
+    ) -> None:
+        """`values[x + offset]`, a bootstrap an element; `apart`: in a layout of its own.
+
+        It reads `least` bits or more, where it can.
+        """
 
     def leave_parts(self, node: Node) -> None:
         """An output is a sum over the first axis of the only input; the client adds it up."""

@@ -23,7 +23,8 @@ class Table(Node):
     `offset` broadcasts to x's shape, `values` is flat: a table a channel is several tables laid
     end to end and an offset a channel. The proved range of x + offset lies inside `values`.
 
-    One kept `apart` from an equal one has ciphertexts of its own, laid out for its own readers.
+    One kept `apart` from an equal one has ciphertexts of its own, laid out for its own readers. It
+    reads `least_bits` bits or more, where not all parameters of narrower ones suit it.
 
     Worked example: clip(x, 0, 2) for x in [-1, 4] is offset 1, values [0, 0, 1, 2, 2, 2].
     """
@@ -31,6 +32,7 @@ class Table(Node):
     offset: IntArray
     values: IntArray
     apart: bool = False
+    least_bits: int = 1
     onnx_op: ClassVar[str] = "Gather"
 
     def count(self, shapes: Sequence[Shape]) -> int:
@@ -67,7 +69,7 @@ class Table(Node):
 
     def encode(self, encoder: Encoder) -> None:
         """A lookup."""
-        encoder.look_up(self, self.offset, self.values, self.apart)
+        encoder.look_up(self, self.offset, self.values, self.apart, self.least_bits)
 
     def write_onnx(self, writer: OnnxWriter) -> None:
         """Add (the index), Gather (from the flat table)."""
@@ -87,9 +89,13 @@ class Table(Node):
 
 @dataclass(frozen=True, eq=False)
 class Round(Monotone, Node):
-    """floor(x / 2**lsbs), exact; add half of 2**lsbs before it to round to nearest."""
+    """floor(x / 2**lsbs), exact; add half of 2**lsbs before it to round to nearest.
+
+    With `zeros`, all low bits are known to be zero: no bootstrap removes them.
+    """
 
     lsbs: int
+    zeros: bool = False
     onnx_op: ClassVar[str] = "Div"
 
     def evaluate(self, args: Sequence[IntArray]) -> IntArray:
@@ -106,7 +112,7 @@ class Round(Monotone, Node):
 
     def encode(self, encoder: Encoder) -> None:
         """A truncation, and where the number stands."""
-        encoder.round(self, self.lsbs)
+        encoder.round(self, self.lsbs, self.zeros)
 
     def write_onnx(self, writer: OnnxWriter) -> None:
         """Mod, Sub, Div: (x - x mod 2**lsbs) / 2**lsbs, the floor for either sign."""
