@@ -60,7 +60,7 @@ from torusformer.fhe_compile.frontend.symbols import (
 from torusformer.fhe_compile.frontend.token_ports import as_integers, join_tables
 from torusformer.fhe_compile.frontend.token_wise import Tokens, compute, token_input
 from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
-from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
+from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS, unknown_operator
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
@@ -70,6 +70,9 @@ _CURES = {
     "or write it as quantized mean, square and rsqrt",
     "ArgMax": "leave it to the client: it reads the logits",
 }
+
+
+UNKNOWN_CURE = "export with operators of ONNX and QONNX's quantizers"
 
 
 class Ingest:
@@ -181,11 +184,11 @@ class Ingest:
     ) -> list[Symbol]:
         """The results of one operator on these symbols."""
         op = proto.op_type
+        if unknown := unknown_operator(proto):
+            raise LoweringError(f"{unknown}; {UNKNOWN_CURE}")
         attr = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
         if proto.domain in QUANT_DOMAINS:
             return [self.quant(layer, op, args, attr)]
-        if proto.domain not in ("", "ai.onnx"):
-            raise LoweringError(f"operator {proto.domain}.{op} is unknown; export with QONNX Quant")
         if op == "Constant":
             return [Clear(constant_of(attr))]
         if op == "Shape" and args[0] is not None:
