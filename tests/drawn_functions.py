@@ -28,8 +28,8 @@ UNARY: dict[str, tuple[dict[str, Any], tuple[float, float] | None]] = {
 EXACT = frozenset({"Abs", "Ceil", "Floor", "Round", "Neg", "Relu", "Sign", "LeakyRelu"})
 SINCE = {
     "Celu": 12, "Gelu": 20, "HardSwish": 14, "Mish": 18, "ThresholdedRelu": 10, "Round": 11,
-    "Mod": 10, "LessOrEqual": 12, "GreaterOrEqual": 12, "looked up": 11, "Softmax": 13,
-    "LogSoftmax": 13, "Hardmax": 13, "QuantizeLinear": 13, "TopK": 10,
+    "Mod": 10, "Equal": 11, "Einsum": 12, "LessOrEqual": 12, "GreaterOrEqual": 12, "looked up": 11,
+    "Softmax": 13, "LogSoftmax": 13, "Hardmax": 13, "QuantizeLinear": 13, "TopK": 10,
 }  # fmt: skip
 
 

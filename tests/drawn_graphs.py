@@ -115,9 +115,7 @@ class Drawn(GraphMaker):
             return self.quantized(self.op("Gather", table, "x"), plain=True)
         return self.quantized("x", plain=not self.chance(0.3), about=1.0)
 
-    def listed(
-        self, op: str, x: str, since: int, values: dict[str, Any], **attributes: Any
-    ) -> str:
+    def listed(self, op: str, x: str, since: int, values: dict[str, Any], **attributes: Any) -> str:
         """An operator whose `values` are operands since an opset, attributes before."""
         if self.opset < since:
             return self.op(op, x, **values, **attributes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.drawn_functions import ALL, SINCE
+from tests.drawn_functions import ALL, PIECES_OF_NUMBERS, SINCE
 from tests.drawn_graphs import NEWEST, OLDEST, SHAPES, Drawn, Model
+from tests.drawn_operators import PIECES
 
 QUANTIZERS = ("Quant", "IntQuant", "BipolarQuant", "MultiThreshold", "QuantizeLinear")
 ENDINGS = ("ArgMax", "TopK", "Softmax", "LogSoftmax", "Hardmax", "Sigmoid")
-NAMES = (*ALL, *QUANTIZERS, *ENDINGS)
+NAMES = (*PIECES, *QUANTIZERS, *ENDINGS, *PIECES_OF_NUMBERS)
 FAMILIES = tuple(SHAPES)
 
 

@@ -21,7 +21,10 @@ def _window(g: Drawn) -> dict[str, Any]:
     """Attributes of a window that fits."""
     spatial = g.size[2:]
     kernel = [int(g.rng.integers(1, min(3, n) + 1)) for n in spatial]
-    found: dict[str, Any] = {"kernel_shape": kernel, "strides": [g.pick((1, 1, 2)) for _ in spatial]}
+    found: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": [g.pick((1, 1, 2)) for _ in spatial],
+    }
     if g.chance(0.25):
         found["auto_pad"] = g.pick(("SAME_UPPER", "SAME_LOWER", "VALID"))
     elif g.chance(0.4):
@@ -126,7 +129,7 @@ def _narrow(g: Drawn, y: str, scale: float | None = None) -> str:
 
 
 def _einsum(g: Drawn) -> str:
-    b, i, j = g.size
+    j = g.size[-1]
     match int(g.rng.integers(4)):
         case 0:
             return g.op("Einsum", g.x, g.weights((j, 2), 1), equation="bij,jk->bik")

@@ -27,6 +27,7 @@ from torusformer.fhe_compile.frontend.forms import (
     keeps_all,
     modern,
     quantize_linear,
+    tokens_linear,
     whole_numbers,
 )
 from torusformer.fhe_compile.frontend.graphs import (
@@ -200,6 +201,8 @@ class Ingest:
             raise LoweringError(
                 "its ratio is no single number; export the model after model.eval()"
             )
+        if op == "BatchNormalization" and (attr.get("training_mode") or any(proto.output[1:])):
+            raise LoweringError("it is in training; export the model after model.eval()")
         proto, args, attr = modern(proto, args, attr)
         if op in _PASS_THROUGH or (op == "Cast" and self.cast_is_plain(args[0], attr)):
             return [args[0]]  # type: ignore[list-item]
@@ -211,10 +214,14 @@ class Ingest:
         if moves is not None and args[0] is not None:
             return [apply_move(self.builder, layer, args[0], move) for move in moves]
         if any(isinstance(a, TokenWise) for a in args):
+            if op in ("QuantizeLinear", "DequantizeLinear"):
+                return [tokens_linear(self.builder, layer, op, args, attr)]
             return self.token_wise(layer, proto, args, attr)
         if all(a is None or isinstance(a, Clear) for a in args):
             if op == "DequantizeLinear":
                 return [dequantize_linear(args, attr)]
+            if op == "QuantizeLinear":
+                return [quantize_linear(self.builder, layer, args, attr, [])]
             plain = [a.value if isinstance(a, Clear) else None for a in args]
             return [Clear(apply(proto, plain))]
         return [self.compute(layer, proto, args, attr)]
