@@ -112,8 +112,9 @@ def cause_of(message: str) -> str:
     """An error's sentence without the layer and what is particular to one model."""
     said = re.sub(r"^(the graph|net|output)( \(\w+\))?: ", "", message.partition("; ")[0])
     said = re.sub(r"node '[^']*' ", "", said)
-    said = re.sub(r"\d[\d,.]*", "N", re.sub(r"'[^']*'", "…", said))
-    return re.sub(r"[(\[]N(, (N|-N))*,?[)\]]", "N", said)
+    said = re.sub(r"'[^']*'", "…", said)
+    said = re.sub(r"[(\[]-?\d[-\d., ]*[)\]]", "N", said)  # a shape or a list
+    return re.sub(r"\d[\d,.]*", "N", said)
 
 
 def _simulated(drawn: Model, result: Result) -> Simulated:
