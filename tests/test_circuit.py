@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.programs import every_node, programs, random_inputs, random_program, same
+from tests.programs import Builder, every_node, programs, random_inputs, random_program, same
 from torusformer import BitWidthError, InputError
 from torusformer.fhe_compile.circuit.circuit import (
     Circuit,
@@ -15,7 +15,7 @@ from torusformer.fhe_compile.circuit.circuit import (
 from torusformer.fhe_compile.circuit.concrete_options import CompileError
 from torusformer.fhe_compile.circuit.trace import traced_function
 from torusformer.fhe_compile.program.interpret import interpret
-from torusformer.fhe_compile.program.nodes import Port, Program, Table
+from torusformer.fhe_compile.program.nodes import Port, Program, Reshape, Table
 from torusformer.fhe_compile.tfhe.plan import plan
 
 
@@ -166,6 +166,19 @@ def test_too_wide_a_table_names_layer_bits_and_knob() -> None:
         BitWidthError, match=r"mlp\.up: what act reads needs 17 bits, the limit is 16; lower"
     ):
         compile_program(Program(*ports, (table,)))
+
+
+def test_what_a_constant_answer_does_not_read_is_neither_planned_nor_compiled() -> None:
+    b = Builder(Port("x", (1, 4), -2, 1))
+    b.add(Reshape("moved", "move", ("x",), (4,)))
+    b.table("square", "act", "moved", lambda n: n * n)
+    b.table("same", "same", "square", lambda n: np.isin(n, (0, 1, 4)))  # of any square here
+    circuit = compile_program(b.program("same"), simulate=True)
+    assert circuit.plan.pbs_total == 0
+    for x in (-2, 1):
+        inputs = {"x": np.full((1, 4), x)}
+        assert circuit.run(inputs, fhe="simulate")["same"].tolist() == [1] * 4
+        assert circuit.graph(inputs)["same"].tolist() == [1] * 4
 
 
 @pytest.mark.parametrize("p_error", [0.0, 1.0, -1e-9, float("nan")])

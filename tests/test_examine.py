@@ -97,6 +97,24 @@ def test_a_graph_input_of_free_size_does_not_end_it() -> None:
     assert found.beyond == 2
 
 
+def test_operators_that_nobody_defines_are_problems_among_others(tmp_path: Path) -> None:
+    g = GraphMaker((1, 2))
+    x = g.quant("x", layer="inp")
+    y = g.op("LpNormalization", g.op("Mystery", x, layer="a", domain="some.vendor"), layer="b")
+    z = g.op("Warp", g.op("Conv", y, x, layer="c", domain="qonnx.custom_op.channels_last"))
+    path = tmp_path / "m.qonnx.onnx"
+    onnx.save(g.model(z, g.op("FloatQuant", x, layer="d", domain="onnx.brevitas")), path)
+    found = examine(path)
+    assert [(p.layer, p.operator) for p in found.problems] == [
+        ("a", "Mystery"), ("c", "Conv"), ("net", "Warp"), ("d", "FloatQuant"),
+    ]  # fmt: skip
+    assert "operator some.vendor.Mystery is unknown" in found.problems[0].found
+    assert all(p.cure for p in found.problems) and found.beyond == 1
+    said = say(f"check {path}")
+    assert (said.code, said.err) == (1, "")
+    assert "some.vendor.Mystery is unknown" in refused(f"lower {path} --out {tmp_path / 'p.onnx'}")
+
+
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(graphs(), st.integers(0, 1000))
 def test_it_agrees_with_lower(model: onnx.ModelProto, seed: int) -> None:

@@ -305,6 +305,36 @@ def test_quantize_linear_clip_dequantize_linear_is_one_quantizer() -> None:
     assert (program.inputs[0].lo, program.inputs[0].hi) == (-5, 2)
 
 
+@pytest.mark.parametrize("what", ["weight", "tokens"])
+def test_quantize_linear_of_constants_and_of_tokens(what: str) -> None:
+    g = GraphMaker((1, 3), TensorProto.INT64 if what == "tokens" else TensorProto.FLOAT)
+    rng = np.random.default_rng(0)
+
+    def qdq(x: str, scale: float) -> str:
+        parts = g.const(scale), g.const(1, np.uint8)
+        q = g.op("QuantizeLinear", x, *parts)
+        q = g.op("Clip", q, g.const(0, np.uint8), g.const(7, np.uint8))
+        return g.op("DequantizeLinear", q, *parts)
+
+    if what == "tokens":
+        x = qdq(g.op("Gather", g.const(rng.normal(0, 1, (4, 3))), "x"), 0.31)
+    else:
+        x = g.quant("x", 0.53, 3)
+    y = g.op("MatMul", x, qdq(g.const(rng.normal(0, 1, (3, 2))), 0.29))
+    check(g.model(qdq(y, 0.77)))
+
+
+@pytest.mark.parametrize("way", ["training_mode", "more outputs"])
+def test_batch_norm_in_training_is_refused(way: str) -> None:
+    g, x = image()
+    parts = [g.const(np.full(2, v)) for v in (0.9, 0.1, 0.2, 1.1)]
+    y = g.op("BatchNormalization", x, *parts, **({"training_mode": 1} if way[0] == "t" else {}))
+    if way == "more outputs":
+        g.nodes[-1].output.extend(["mean", "variance"])
+    with pytest.raises(LoweringError, match=r"net \(BatchNormalization\).*model.eval"):
+        lower(g.model(y))
+
+
 def headless(kind: int = TensorProto.FLOAT, annotation: str = "") -> onnx.ModelProto:
     """A model whose first operator is a linear layer."""
     g = GraphMaker((1, 4), kind)

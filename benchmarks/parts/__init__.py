@@ -6,6 +6,7 @@ from benchmarks.parts.attention_only import ATTENTION_ONLY
 from benchmarks.parts.baselines import BASELINES
 from benchmarks.parts.best_digits import BEST_DIGITS
 from benchmarks.parts.digits import DIGITS_FAST, DIGITS_SMALL, DIGITS_STANDARD
+from benchmarks.parts.foreign import FOREIGN
 from benchmarks.parts.generation import GENERATION
 from benchmarks.parts.growth import GROWTH
 from benchmarks.parts.modes import FAST_MODE, PARALLEL
@@ -40,4 +41,5 @@ PARTS = (
     PLAN_ERROR,
     TABLE_ATTENTION,
     BEST_DIGITS,
+    FOREIGN,
 )

@@ -28,14 +28,14 @@ from torusformer.fhe_compile.frontend.findings import (
     Works,
 )
 from torusformer.fhe_compile.frontend.graphs import layer_of
-from torusformer.fhe_compile.frontend.ingest import Ingest
+from torusformer.fhe_compile.frontend.ingest import UNKNOWN_CURE, Ingest
 from torusformer.fhe_compile.frontend.quant import MAX_BITS
 from torusformer.fhe_compile.frontend.shapes import result_shape
 from torusformer.fhe_compile.frontend.symbols import Clear, Symbol, Unquantized
 from torusformer.fhe_compile.frontend.token_wise import Tokens, tokens_of
 from torusformer.fhe_compile.program.antiperiod import bits_read
 from torusformer.fhe_compile.program.nodes import Node, Port, Round, Table
-from torusformer.fhe_compile.program.onnx_gate import check_model
+from torusformer.fhe_compile.program.onnx_gate import check_model, unknown_operator
 from torusformer.fhe_compile.program.onnx_io import load_model
 from torusformer.fhe_compile.program.ranges import MAX_GIVEN
 
@@ -53,9 +53,9 @@ def examine(source: str | Path | onnx.ModelProto, tokens: Tokens | None = None) 
     """
     if isinstance(source, onnx.ModelProto):
         model = source
-        check_model(model, "the graph")
+        check_model(model, "the graph", any_operator=True)
     else:
-        model = load_model(source)
+        model = load_model(source, any_operator=True)
     with np.errstate(all="ignore"):
         return _Examine(model.graph, tokens_of(tokens, model)).look()
 
@@ -138,6 +138,8 @@ class _Examine(Ingest):
 
     def _follow(self, proto: onnx.NodeProto, args: Sequence[Symbol | None]) -> list[Symbol]:
         """A node that reads stand-ins: what can be said of its results anyway."""
+        if said := unknown_operator(proto):
+            return self._refuse(proto, args, LoweringError(f"{said}; {UNKNOWN_CURE}"))
         shapes = [arg for arg in args if isinstance(arg, Unquantized) and self._stands_in(arg)]
         if not any(arg.name.startswith(_NO_SHAPE) for arg in shapes):
             fresh = [self._again(arg) if self._stands_in(arg) else arg for arg in args]

@@ -23,6 +23,7 @@ from torusformer.fhe_compile.frontend.symbols import (
     Clear,
     Pooled,
     Symbol,
+    TokenWise,
     affine,
 )
 from torusformer.fhe_compile.frontend.windows import pad
@@ -168,6 +169,31 @@ def dequantize_linear(args: Sequence[Symbol | None], attr: Attributes) -> Symbol
         return Clear(((ints - point) * unit).astype(np.float32), ints, unit, -point * unit)
     x = need_quantized(x, "what it reads")
     return affine(x.var, x.shape, x.scale * scale, (x.offset - zero.astype(np.float64)) * scale)
+
+
+def tokens_linear(
+    builder: Builder, layer: str, op: str, args: Sequence[Symbol | None], attr: Attributes
+) -> TokenWise:
+    """`QuantizeLinear` or `DequantizeLinear` of what depends on tokens alone."""
+    x, (scale, zero, kind) = args[0], _parts(args, attr)
+    if not isinstance(x, TokenWise):
+        raise LoweringError("its scale and zero point must be constants")
+    if op == "QuantizeLinear":
+        if kind.kind not in "iu" or kind.itemsize > 4:
+            raise LoweringError(f"it gives {kind}; whole numbers are supported")
+        limits = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+        found = quantize(builder, layer, x, shifted(scale, zero, *limits))
+        assert isinstance(found, TokenWise) and found.entries.ints is not None
+        whole = (found.entries.ints + int(zero.flat[0])).astype(kind)
+        return TokenWise(x.source, x.positions, Clear(whole))
+    value = x.entries.value
+    if value.dtype.kind not in "iu":
+        raise LoweringError(f"it reads {value.dtype}; whole numbers are supported")
+    own = np.broadcast_shapes(value.shape[1:], scale.shape, zero.shape)
+    ints = np.broadcast_to(value.astype(np.int64), (len(value), *own))
+    unit, point = (np.broadcast_to(a.astype(np.float64), x.shape) for a in (scale, zero))
+    real = ((ints - zero.astype(np.float64)) * scale).astype(np.float32)
+    return TokenWise(x.source, x.positions, Clear(real, ints, unit, -point * unit))
 
 
 def padded(builder: Builder, layer: str, args: Sequence[Symbol | None], attr: Attributes) -> Symbol:

@@ -27,6 +27,7 @@ from torusformer.fhe_compile.frontend.forms import (
     keeps_all,
     modern,
     quantize_linear,
+    tokens_linear,
     whole_numbers,
 )
 from torusformer.fhe_compile.frontend.graphs import (
@@ -60,7 +61,7 @@ from torusformer.fhe_compile.frontend.symbols import (
 from torusformer.fhe_compile.frontend.token_ports import as_integers, join_tables
 from torusformer.fhe_compile.frontend.token_wise import Tokens, compute, token_input
 from torusformer.fhe_compile.program.nodes import Node, Port, Program, Reshape
-from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS
+from torusformer.fhe_compile.program.onnx_gate import QUANT_DOMAINS, unknown_operator
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout"})
 _CURES = {
@@ -70,6 +71,9 @@ _CURES = {
     "or write it as quantized mean, square and rsqrt",
     "ArgMax": "leave it to the client: it reads the logits",
 }
+
+
+UNKNOWN_CURE = "export with operators of ONNX and QONNX's quantizers"
 
 
 class Ingest:
@@ -181,11 +185,11 @@ class Ingest:
     ) -> list[Symbol]:
         """The results of one operator on these symbols."""
         op = proto.op_type
+        if unknown := unknown_operator(proto):
+            raise LoweringError(f"{unknown}; {UNKNOWN_CURE}")
         attr = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
         if proto.domain in QUANT_DOMAINS:
             return [self.quant(layer, op, args, attr)]
-        if proto.domain not in ("", "ai.onnx"):
-            raise LoweringError(f"operator {proto.domain}.{op} is unknown; export with QONNX Quant")
         if op == "Constant":
             return [Clear(constant_of(attr))]
         if op == "Shape" and args[0] is not None:
@@ -197,6 +201,8 @@ class Ingest:
             raise LoweringError(
                 "its ratio is no single number; export the model after model.eval()"
             )
+        if op == "BatchNormalization" and (attr.get("training_mode") or any(proto.output[1:])):
+            raise LoweringError("it is in training; export the model after model.eval()")
         proto, args, attr = modern(proto, args, attr)
         if op in _PASS_THROUGH or (op == "Cast" and self.cast_is_plain(args[0], attr)):
             return [args[0]]  # type: ignore[list-item]
@@ -208,10 +214,14 @@ class Ingest:
         if moves is not None and args[0] is not None:
             return [apply_move(self.builder, layer, args[0], move) for move in moves]
         if any(isinstance(a, TokenWise) for a in args):
+            if op in ("QuantizeLinear", "DequantizeLinear"):
+                return [tokens_linear(self.builder, layer, op, args, attr)]
             return self.token_wise(layer, proto, args, attr)
         if all(a is None or isinstance(a, Clear) for a in args):
             if op == "DequantizeLinear":
                 return [dequantize_linear(args, attr)]
+            if op == "QuantizeLinear":
+                return [quantize_linear(self.builder, layer, args, attr, [])]
             plain = [a.value if isinstance(a, Clear) else None for a in args]
             return [Clear(apply(proto, plain))]
         return [self.compute(layer, proto, args, attr)]

@@ -52,8 +52,10 @@ _QUANT_OPERATORS: dict[str, tuple[dict[str, int], range]] = {
 }
 
 
-def check_model(model: onnx.ModelProto, source: str) -> None:
+def check_model(model: onnx.ModelProto, source: str, *, any_operator: bool = False) -> None:
     """Refuse what no reader of ours can take.
+
+    With `any_operator`, operators that neither ONNX nor QONNX defines pass: the reader names them.
 
     Raises:
         ArtifactError: names the node, tensor or value.
@@ -65,10 +67,16 @@ def check_model(model: onnx.ModelProto, source: str) -> None:
             _within(f"tensor '{_name(tensor.name)}'", check_tensor, tensor)
         for value in (*model.graph.input, *model.graph.output):
             _within(f"'{_name(value.name)}'", _check_value, value)
+        foreign: set[str] = set()
         for node in model.graph.node:
-            _within(f"node '{_name(node.name)}' ({_name(node.op_type)})", _check_node, node, opset)
+            place = f"node '{_name(node.name)}' ({_name(node.op_type)})"
+            if any_operator and unknown_operator(node, opset):
+                foreign.update(node.output)
+                _within(place, _check_form, node)
+            else:
+                _within(place, _check_node, node, opset)
         _check_wiring(model.graph)
-        check_types(model.graph, opset, OPSETS[-1])
+        check_types(model.graph, opset, OPSETS[-1], foreign)
     except ValueError as error:
         raise ArtifactError(f"{source}: {error}; export it again") from None
 
@@ -119,7 +127,24 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
     count_of(tuple(d.dim_value for d in value.type.tensor_type.shape.dim))
 
 
-def _check_node(node: onnx.NodeProto, opset: int) -> None:
+def unknown_operator(node: onnx.NodeProto, opset: int = OPSETS[-1]) -> str:
+    """What to say of an operator that neither ONNX nor QONNX defines; "" where one does."""
+    if node.domain in QUANT_DOMAINS and node.op_type in _QUANT_OPERATORS:
+        return ""
+    if "channels_last" in node.domain:
+        return (
+            f"{node.op_type} with channels last is not read, leave the transformation to "
+            "channels last out"
+        )
+    if node.domain not in ("", "ai.onnx"):
+        return f"operator {node.domain}.{node.op_type} is unknown"
+    if _schema(node.op_type, opset) is None:
+        return f"ONNX opset {opset} has no operator {node.op_type}"
+    return ""
+
+
+def _check_form(node: onnx.NodeProto) -> None:
+    """Of any operator: names that can be printed, attributes without graphs."""
     for name in (node.domain, *node.input, *node.output, *(a.name for a in node.attribute)):
         _name(name)
     if not node.output or not any(node.output):
@@ -131,8 +156,14 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
             AttributeProto.GRAPHS,
         ):
             raise ValueError(f"attribute '{attribute.name}' holds a graph, which is not read")
+        if attribute.type == AttributeProto.UNDEFINED:
+            raise ValueError(f"attribute '{attribute.name}' is of no kind")
         for tensor in (*((attribute.t,) if attribute.HasField("t") else ()), *attribute.tensors):
             _within(f"attribute '{attribute.name}'", check_tensor, tensor)
+
+
+def _check_node(node: onnx.NodeProto, opset: int) -> None:
+    _check_form(node)
     kinds, inputs, outputs = _signature(node, opset)
     if not all(node.input[: inputs.start]):
         raise ValueError("an operand that it needs has no name")
@@ -149,18 +180,12 @@ def _signature(node: onnx.NodeProto, opset: int) -> tuple[dict[str, int], range,
     """Kinds of attributes by name, how many inputs and how many outputs there can be."""
     if node.domain in QUANT_DOMAINS and node.op_type in _QUANT_OPERATORS:
         return *_QUANT_OPERATORS[node.op_type], range(1, 2)
-    if "channels_last" in node.domain:
-        raise ValueError(
-            f"{node.op_type} with channels last is not read; leave the transformation to "
-            "channels last out"
-        )
-    if node.domain not in ("", "ai.onnx"):
-        raise ValueError(f"operator {node.domain}.{node.op_type} is unknown")
+    if said := unknown_operator(node, opset):
+        raise ValueError(said)
     if node.op_type in _CHANGED and opset < 13:
         raise ValueError(f"{node.op_type} means something else since opset 13; use that or a newer")
     found = _schema(node.op_type, opset)
-    if found is None:
-        raise ValueError(f"ONNX opset {opset} has no operator {node.op_type}")
+    assert found is not None
     return found
 
 

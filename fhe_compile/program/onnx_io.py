@@ -181,8 +181,8 @@ def _check_values(program: Program) -> None:
                 raise ValueError(f"table {node.name} can be read outside its values")
 
 
-def load_model(path: str | Path) -> onnx.ModelProto:
-    """An ONNX file whose form was checked (`onnx_gate`).
+def load_model(path: str | Path, *, any_operator: bool = False) -> onnx.ModelProto:
+    """An ONNX file whose form was checked (`onnx_gate`), as `check_model` does.
 
     Raises:
         ArtifactError: the file is missing, truncated, not ONNX, or malformed.
@@ -198,7 +198,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path} is truncated or not an ONNX file ({error})") from None
     if not model.graph.node:
         raise ArtifactError(f"{path} is truncated or not an ONNX file (it holds no node)")
-    check_model(model, str(path))
+    check_model(model, str(path), any_operator=any_operator)
     return model
 
 

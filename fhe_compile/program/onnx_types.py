@@ -6,6 +6,7 @@ kind into another where ONNX Runtime computes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,12 +32,19 @@ class _Signature(NamedTuple):
     one_kind: bool  # of all that repeat the last input
 
 
-def check_types(graph: onnx.GraphProto, opset: int, latest: int) -> None:
-    """A ValueError that names the node; nodes are those of a gate that knows their operators."""
+def check_types(
+    graph: onnx.GraphProto, opset: int, latest: int, foreign: Set[str] = frozenset()
+) -> None:
+    """A ValueError that names the node; nodes are those of a gate that knows their operators.
+
+    `foreign` are values that operators make which the gate does not know.
+    """
     kinds: dict[str, int] = {t.name: t.data_type for t in graph.initializer}
     for value in graph.input:
         kinds.setdefault(value.name, _declared(value))
     for node in graph.node:
+        if not foreign.isdisjoint(node.output):
+            continue
         try:
             made = _made_by(node, [kinds.get(name, 0) for name in node.input], opset, latest)
         except ValueError as error:

@@ -12,7 +12,7 @@ compiled.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +47,27 @@ def encode(program: Program, wires: Mapping[str, Port] | None = None) -> Encodin
     for node in program.nodes:
         node.encode(encoder)
     outputs = [encoder.leave(port) for port in program.outputs]
-    operations = tuple(encoder.operations)
-    return Encoding(operations, tuple(inputs), tuple(outputs), shared_widths(operations))
+    return _needed(encoder.operations, inputs, outputs)
+
+
+def _needed(
+    operations: Sequence[TensorOp], inputs: Sequence[EncodedPort], outputs: Sequence[EncodedPort]
+) -> Encoding:
+    """Without operations that no output reads: a table of one entry reads nothing."""
+    needed = {port.operation for port in (*inputs, *outputs)}
+    for i in reversed(range(len(operations))):
+        if i in needed:
+            needed.update(operations[i].args)
+    place = {old: new for new, old in enumerate(sorted(needed))}
+    kept = tuple(
+        replace(operations[old], args=tuple(place[arg] for arg in operations[old].args))
+        for old in place
+    )
+    entering, leaving = (
+        tuple(replace(port, operation=place[port.operation]) for port in ports)
+        for ports in (inputs, outputs)
+    )
+    return Encoding(kept, entering, leaving, shared_widths(kept))
 
 
 def tag_of(node: Node) -> str:
