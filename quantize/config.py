@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,17 @@ ODD_LEVELS: Mapping[Wrapping, str] = {
     **dict.fromkeys(("query", "key"), "score"),
     "value": "value",
 }
+
+
+# Of what `QuantConfig.widened` makes as wide as it is asked to, and of what it lifts all limits.
+CODES = (
+    "weight", "act", "residual", "branch", "score", "value", "softmax", "exp", "attention", "norm",
+    "rsqrt", "token", "head_weight",
+)  # fmt: skip
+SUMS = (
+    "accumulator", "stream_accumulator", "sum", "embed_sum", "statistic", "raw_sum", "square",
+    "head_sum",
+)  # fmt: skip
 
 
 class QuantConfig(Config):
@@ -132,6 +143,26 @@ class QuantConfig(Config):
     def act_span(self) -> int:
         """Highest less lowest integer that a linear layer reads."""
         return 2**self.act_bit_width - 1 - self.act_narrow
+
+    def widened(self, bits: int) -> Self:
+        """A step on the way here: weights and codes of at least `bits`, sums of up to `MAX_BITS`.
+
+        Inputs are quantized as here, and the same layers wrap, but in rings so wide that none does.
+
+        >>> wide = QuantConfig(act_bit_width=2, norm_bit_width=5).widened(4)
+        >>> wide.act_bit_width, wide.norm_bit_width, wide.sum_bit_width
+        (4, 5, 12)
+        """
+        changes: dict[str, Any] = {"rings": dict.fromkeys(self.rings, MAX_BITS)}
+        for name in CODES:
+            changes[f"{name}_bit_width"] = max(bits, getattr(self, f"{name}_bit_width"))
+        for name in SUMS:
+            if getattr(self, f"{name}_bit_width") is not None:
+                changes[f"{name}_bit_width"] = MAX_BITS
+        for layer in self.rings:  # signs become codes, whose levels must be odd there
+            if layer in ODD_LEVELS:
+                changes[f"{ODD_LEVELS[layer]}_narrow"] = True
+        return self.replace(**changes)
 
     @classmethod
     def from_name(cls, name: str) -> QuantConfig:
