@@ -44,13 +44,22 @@ class Seen:
     counts: Tensor
 
 
+def _as_they_are(scores: Tensor) -> Tensor:
+    return scores
+
+
 @dataclass(frozen=True)
 class Heads:
-    """What attention between its projections consists of, besides its shape."""
+    """What attention between its projections consists of, besides its shape.
+
+    `noted` gives back the scores (B, h, Q, T) that it is called with: who wants to see them does so
+    there.
+    """
 
     config: ModelConfig
     tables: Tensor | None = None  # (h, G, 4, 4)
     distance_bias: Tensor | None = None  # (h, distances)
+    noted: Callable[[Tensor], Tensor] = _as_they_are
 
     def attend(self, q: Tensor, k: Tensor | None, v: Tensor, keep: Tensor | None) -> Tensor:
         """Projected queries (B, Q, h * d), keys and values (B, T, g * d) to (B, Q, h * d).
@@ -76,11 +85,12 @@ class Heads:
     def scores(self, q: Tensor, k: Tensor | None) -> Tensor:
         """(B, h, Q, d) and (B, h, T, d) to q k / sqrt(d) and a bias, (B, h, Q, T)."""
         if k is None:
-            return q
+            return self.noted(q)
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.config.score_dim)
-        if self.distance_bias is None:
-            return scores
-        return scores + by_distance(self.distance_bias, k.shape[2], causal=self.config.causal)
+        if self.distance_bias is not None:
+            bias = by_distance(self.distance_bias, k.shape[2], causal=self.config.causal)
+            scores = scores + bias
+        return self.noted(scores)
 
 
 Context = Callable[[Heads, Tensor, Tensor | None, Tensor, Seen], Tensor]
@@ -101,13 +111,14 @@ class Attention(nn.Module):
         table = config.attention == "table"
         self.tables = nn.Parameter(product_tables(heads, config.key_dim)) if table else None
         self.distance_bias = distance_bias(config)
+        self.scores = nn.Identity()  # they pass it, so that hooks see them
 
     def forward(self, x: Tensor, query: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(B, T, dim) to (B, T, dim), or to (B, Q, dim) where a `query` (B, Q, dim) asks.
 
         `keep` (B, T) is 0 where a token is padding and 1 elsewhere.
         """
-        heads = Heads(self.config, self.tables, self.distance_bias)
+        heads = Heads(self.config, self.tables, self.distance_bias, self.scores)
         q, k, v = self.query(x if query is None else query), self.key(x), self.value(x)
         return self.out(heads.attend(q, k, v, keep))
 
@@ -166,7 +177,8 @@ def _inhibitor(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen)
 
 def _table(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -> Tensor:
     assert heads.tables is not None and k is not None
-    return shares(table_scores(heads.tables, codes(q), codes(k)), seen) @ v
+    scores = heads.noted(table_scores(heads.tables, codes(q), codes(k)))
+    return shares(scores, seen) @ v
 
 
 CONTEXTS: Mapping[AttentionKind, Context] = {

@@ -23,6 +23,7 @@ from torusformer.pipelines.commands import (
     check,
     compile_,
     demo,
+    distill,
     generate,
     import_,
     lower,
@@ -33,7 +34,7 @@ from torusformer.pipelines.commands import (
 )
 
 COMMANDS = (
-    train, import_, check, lower, calibrate, plan, compile_, run, generate, demo, tune,
+    train, import_, distill, check, lower, calibrate, plan, compile_, run, generate, demo, tune,
 )  # fmt: skip
 USER_ERROR = 2
 

@@ -7,6 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,27 +136,38 @@ class Trained:
         return {of_float: round(self.of_float, 4), of_qat: round(self.of_qat, 4)}
 
 
+@contextmanager
+def quiet_brevitas() -> Iterator[None]:
+    """A block in which Brevitas may ask torch what it asks without torch's remark on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Named tensors")
+        yield
+
+
 def train_into(folder: Path, recipe: Recipe, *, progress: bool = True) -> Trained:
     """Train the float model, then its quantized twin with the float one as teacher; save both.
 
     A classifier leaves its QONNX graph, a model that writes the graph and the program of each step.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Named tensors")  # how Brevitas asks torch
-        return _train_into(folder, recipe, progress)
+    with quiet_brevitas():
+        task = recipe.task
+        torch.manual_seed(recipe.training.seed)
+        model = Transformer(recipe.model)
+        train(model, task, recipe.training, progress=progress)
+
+        qat = to_qat(model, recipe.quant)
+        calibrate(qat, task.x_train)
+        for warning in train(qat, task, recipe.training, teacher=model, progress=progress).warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        return save_trained(folder, recipe, model, qat)
 
 
-def _train_into(folder: Path, recipe: Recipe, progress: bool) -> Trained:
+def save_trained(
+    folder: Path, recipe: Recipe, model: Transformer, qat: QuantTransformer
+) -> Trained:
+    """Write a float model, its quantized twin and the graphs of that; what both measure."""
     task = recipe.task
-    torch.manual_seed(recipe.training.seed)
-    model = Transformer(recipe.model)
-    train(model, task, recipe.training, progress=progress)
     model.save_pretrained(folder / FLOAT)
-
-    qat = to_qat(model, recipe.quant)
-    calibrate(qat, task.x_train)
-    for warning in train(qat, task, recipe.training, teacher=model, progress=progress).warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     qat.save_pretrained(folder / QAT)
     of_float, of_qat = evaluate(model, task), evaluate(qat, task)
     if recipe.model.foretells:

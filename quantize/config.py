@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,12 +20,22 @@ Wrapping = Literal[
     "embed", "query", "key", "value", "up", "gate", "out", "down", "score", "context"
 ]
 Width = Annotated[int, Field(ge=2, le=MAX_BITS)]
+EXACT_BITS = 24  # of whole numbers in float32: sums on the way to narrow ones, see `widened`
+Sum = Annotated[int, Field(ge=2, le=EXACT_BITS)]
 # What a wrapping sum is looked up as, and so which `*_narrow` makes its levels odd.
 ODD_LEVELS: Mapping[Wrapping, str] = {
     **dict.fromkeys(("embed", "context", "out", "up", "gate", "down"), "act"),
     **dict.fromkeys(("query", "key"), "score"),
     "value": "value",
 }
+
+
+# What `QuantConfig.widened` makes as wide as it is asked to, and of what it lifts the limit.
+CODES = (
+    "weight", "act", "residual", "branch", "score", "value", "softmax", "exp", "attention", "norm",
+    "rsqrt", "token", "head_weight",
+)  # fmt: skip
+SUMS = ("accumulator", "stream_accumulator", "sum", "embed_sum", "statistic", "head_sum")
 
 
 class QuantConfig(Config):
@@ -73,11 +83,11 @@ class QuantConfig(Config):
     weight_bit_width: Width = 2
     act_bit_width: Bits = 3
     act_narrow: bool = False
-    accumulator_bit_width: Width = 5
-    stream_accumulator_bit_width: Width = 5
-    sum_bit_width: Width = 8
-    embed_sum_bit_width: Width | None = None
-    statistic_bit_width: Width = 6
+    accumulator_bit_width: Sum = 5
+    stream_accumulator_bit_width: Sum = 5
+    sum_bit_width: Sum = 8
+    embed_sum_bit_width: Sum | None = None
+    statistic_bit_width: Sum = 6
     raw_sum_bit_width: Width | None = None
     input_bit_width: Bits = 4
     input_unary: bool = False
@@ -96,13 +106,13 @@ class QuantConfig(Config):
     rsqrt_bit_width: Bits = 2
     token_bit_width: Width = 4
     head_weight_bit_width: Width = 4
-    head_sum_bit_width: Width = 10
+    head_sum_bit_width: Sum = 10
     weight_quant: WeightQuant = "bounded"
     gains: bool = False
     unfolded: tuple[Rewrite, ...] = ()
     embed_table: bool = True
     token_input: TokenInput | None = None
-    rings: Mapping[Wrapping, Width] = Field(default_factory=dict)
+    rings: Mapping[Wrapping, Sum] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -132,6 +142,30 @@ class QuantConfig(Config):
     def act_span(self) -> int:
         """Highest less lowest integer that a linear layer reads."""
         return 2**self.act_bit_width - 1 - self.act_narrow
+
+    def widened(self, bits: int) -> Self:
+        """A step on the way here: weights and codes of at least `bits`, sums of any width.
+
+        Inputs are quantized as here, and the same layers wrap, but in rings so wide that none does.
+
+        >>> wide = QuantConfig(act_bit_width=2, norm_bit_width=5).widened(4)
+        >>> wide.act_bit_width, wide.norm_bit_width, wide.sum_bit_width
+        (4, 5, 24)
+        """
+        changes: dict[str, Any] = {
+            "rings": dict.fromkeys(self.rings, EXACT_BITS),
+            "raw_sum_bit_width": None,
+            "square_bit_width": None,
+        }
+        for name in CODES:
+            changes[f"{name}_bit_width"] = max(bits, getattr(self, f"{name}_bit_width"))
+        for name in SUMS:
+            if getattr(self, f"{name}_bit_width") is not None:
+                changes[f"{name}_bit_width"] = EXACT_BITS
+        for layer in self.rings:  # signs become codes, whose levels must be odd there
+            if layer in ODD_LEVELS:
+                changes[f"{ODD_LEVELS[layer]}_narrow"] = True
+        return self.replace(**changes)
 
     @classmethod
     def from_name(cls, name: str) -> QuantConfig:

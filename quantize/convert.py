@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torusformer import InputError
 from torusformer.models.transformer import Transformer
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.quantizers import ActQuant
@@ -18,6 +19,7 @@ from torusformer.quantize.transformer import QuantTransformer
 
 CALIBRATION_SAMPLES = 512
 TIE_MARGIN = 1e-3
+SCALE = "log_scale"  # of an activation: not a weight, but calibrated
 
 
 class Calibrated(Protocol):
@@ -43,6 +45,27 @@ class Calibrated(Protocol):
 def to_qat(model: Transformer, config: QuantConfig) -> QuantTransformer:
     """Fold and quantize a trained float model; `calibrate` it next, then train on."""
     return QuantTransformer(model.config, config, model)
+
+
+@torch.no_grad()
+def narrowed(twin: QuantTransformer, config: QuantConfig) -> QuantTransformer:
+    """A quantized model of other bit widths with the weights of `twin`; `calibrate` it next.
+
+    Raises:
+        InputError: `config` changes what is quantized, not only in how many bits.
+    """
+    new = QuantTransformer(twin.model_config, config)
+    weights = {k: v for k, v in twin.state_dict().items() if not k.endswith(SCALE)}
+    wanted = {k: v for k, v in new.state_dict().items() if not k.endswith(SCALE)}
+    differ = weights.keys() ^ wanted.keys()
+    differ |= {k for k in weights.keys() & wanted.keys() if weights[k].shape != wanted[k].shape}
+    if differ:
+        raise InputError(
+            f"{min(differ)}: is another layer in these bit widths than in those before; change"
+            " nothing but widths"
+        )
+    new.load_state_dict(weights, strict=False)
+    return new
 
 
 def best_scale(values: Tensor, lo: float, hi: float) -> float:

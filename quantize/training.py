@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from torusformer.models.presets import preset
 from torusformer.models.task import Task, known_targets
 from torusformer.progress import Progress
 from torusformer.quantize.augment import Augment
+from torusformer.quantize.guidance import LayerLoss
 from torusformer.quantize.quantizers import ActQuant
 from torusformer.quantize.rings import folded_shares, penalty, watched
 from torusformer.quantize.transformer import QuantTransformer
@@ -170,13 +172,17 @@ def train(
     config: TrainConfig,
     *,
     teacher: nn.Module | None = None,
+    layers: LayerLoss | None = None,
     quantized: bool | None = None,
+    label: str | None = None,
     progress: bool = True,
 ) -> History:
     """Train in place on the task's training half; the same seed gives the same weights.
 
-    A quantized model must be calibrated; `teacher` is usually the float model it came from. Of a
-    model of another kind than ours, say whether it is `quantized`.
+    A quantized model must be calibrated; `teacher`, who is asked the same samples, is usually the
+    float model it came from. With `layers` a float model also learns its teacher's hidden states
+    and attention. Of a model of another kind than ours, say whether it is `quantized`. `label` is
+    what its progress is called.
 
     Raises:
         InputError: `augment` is not 0 and the samples are no square images.
@@ -187,22 +193,24 @@ def train(
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     augment = Augment(task.patch, task.input_shape, config.augment, generator)
-    optimizer = optimizer_for(model, config, rate)
+    learning = model if layers is None else nn.ModuleList([model, layers])
+    optimizer = optimizer_for(learning, config, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=max(1, epochs * task.batch_count(config.batch_size)),
         pct_start=0.1,
     )
-    if not config.distillation:
+    if not config.distillation and layers is None:
         teacher = None
     if teacher is not None:
         teacher.eval()
     losses: list[float] = []
     start = time.monotonic()
     model.train()
-    label = "quantized training" if quantized else "float training"
-    with Progress(label, total=epochs, stream=None if progress else io.StringIO()) as bar:
+    label = label or ("quantized training" if quantized else "float training")
+    bar = Progress(label, total=epochs, stream=None if progress else io.StringIO())
+    with bar, nullcontext() if layers is None else layers.watching():
         for _ in range(epochs):
             total = 0.0
             for x, y in task.batches(config.batch_size, generator):
@@ -213,6 +221,8 @@ def train(
                     loss = _loss(model(batch), y, wanted, config)
                 if sums:
                     loss = loss + config.fold_penalty * penalty(sums)
+                if layers is not None:
+                    loss = loss + layers()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)

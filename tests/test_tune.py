@@ -149,8 +149,8 @@ def test_another_search_is_refused(
     out = shutil.copytree(searched, tmp_path / "tune")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for more, word in (
-        (("--max-seconds", "5"), "was searched with max_seconds None, now it is 5.0"),
-        (("--seed", "1"), "was searched with presets"),
+        (("--max-seconds", "5"), "was begun with max_seconds None, now it is 5.0"),
+        (("--seed", "1"), "was begun with presets"),
     ):
         code, _, said = tune(out, *MIN, *more, trials=2)
         assert code == 2
