@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from torusformer.fhe_compile.program.antiperiod import Fold, folded_tables, narrowest_fold
-from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
+from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program, Table
 from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
+from torusformer.fhe_compile.tfhe.layouts import round_base, table_base, tables_of, wire_layout
 from torusformer.fhe_compile.tfhe.tensor_ops import (
     AddClear,
     Apply,
@@ -58,12 +59,15 @@ def tag_of(node: Node) -> str:
 class _Value:
     """A program value during encoding: an operation, each element's base, a pending right shift.
 
-    Parts of an output, summed up over their first axis by the client, have a `reach`.
+    Of one that is shifted, by the node `rounding`, low bits still stand in the operation: who reads
+    it truncates it, at the width at which it reads. Parts of an output, summed up over their first
+    axis by the client, have a `reach`.
     """
 
     operation: int
     base: IntArray
     shift: int = 0
+    rounding: Node | None = None
     reach: Interval | None = None
 
 
@@ -72,7 +76,7 @@ class _Encoder:
 
     def __init__(self, program: Program, wires: Mapping[str, Port]) -> None:
         self.ranges, self.wires = program.ranges, wires
-        self.read_by_nodes = program.consumers().keys()
+        self.readers = program.consumers()
         self.operations: list[TensorOp] = []
         self.values: dict[str, _Value] = {}
         self.indices: dict[tuple[object, ...], int] = {}
@@ -103,33 +107,32 @@ class _Encoder:
     def unrounds(self, node: Node, factor: IntArray) -> bool:
         """A rounding keeps its place: its low bits are zero already."""
         value = self.values[node.inputs[0]]
-        if not value.shift or (factor != 1 << value.shift).any():
+        if value.rounding is None or (factor != 1 << value.shift).any():
             return False
-        self.values[node.name] = replace(value, shift=0)
+        made, base, _ = self._truncated(value, value.rounding)
+        self.values[node.name] = _Value(made, base)
         return True
 
     def round(self, node: Node, lsbs: int) -> None:
-        """A truncation, unless only the client reads it, who shifts by itself."""
+        """A truncation where it is read; the client shifts by itself."""
         (source,), x = self._inputs(node), self.ranges[node.inputs[0]]
         base, bits = round_base(x, lsbs)
-        made = self._align(source, base, bits, node.layer, tag_of(node))
         if bits <= lsbs:  # nothing remains
             self.constant(node, base >> lsbs)
             return
-        if node.name in self.read_by_nodes:
-            made = self._make(node, Truncate, (made,), bits=bits, lsbs=lsbs)
-        self.values[node.name] = _Value(made, base, lsbs)
+        self.values[node.name] = _Value(source.operation, source.base, lsbs, node)
 
     def look_up(self, node: Node, offset: IntArray, values: IntArray, apart: bool) -> None:
         """A lookup, unless every input gives the same."""
         source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
         index = Interval(x.lo + offset, x.hi + offset)
-        if not source.shift and (fold := narrowest_fold(values, index)):
+        fold = narrowest_fold(values, index)
+        if fold and self._is_read_by_tables(source.rounding):
             self._look_up_in_a_ring(node, index, values, fold, apart)
             return
-        if source.shift:  # a rounding: its base and bits are fixed
-            read, base = source.operation, source.base >> source.shift
-            bits = self.operations[read].bits - source.shift
+        if source.rounding is not None:  # its base and bits are fixed
+            read, base, bits = self._truncated(source, source.rounding)
+            base, bits = base >> source.shift, bits - source.shift
         else:
             base, bits = table_base(x, offset)
             read = self._align(source, base, bits, node.layer, tag_of(node))
@@ -152,6 +155,7 @@ class _Encoder:
     ) -> None:
         """A lookup that sees its input modulo 2**(bits + 1); of some bases that with fewest tables.
 
+        A rounding before it sees its own modulo 2**(bits + 1 + lsbs): what it drops is not above.
         Concrete takes a table of equal entries for a constant, which it is not: a sign is read one
         step away from where its entries are equal.
         """
@@ -166,12 +170,35 @@ class _Encoder:
         if not tables.any():  # no table at all
             self.constant(node, fold.half)
             return
-        clear = np.broadcast_to(source.base - base, x.shape)
+        lsbs = source.shift
+        clear = np.broadcast_to(source.base - (base << lsbs), x.shape)
         clear = np.array(clear.flat[0]) if (clear == clear.flat[0]).all() else clear
-        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=fold.bits)
-        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None, "apart": apart}
-        made = self._make(node, Lookup, (wrap,), bits=bits_for(abs(tables).max()), **fields)
+        bits = fold.bits + lsbs
+        if lsbs:  # a ring further: Concrete would take it for the same sum in a wider ring
+            clear = clear + (2 << bits)
+        read = self._make(node, Wrap, (source.operation,), offset=clear, bits=bits)
+        if source.rounding is not None:
+            read = self._make(source.rounding, Truncate, (read,), bits=bits, lsbs=lsbs)
+        which = mapping if len(tables) > 1 else None
+        fields = {"tables": tables, "mapping": which, "lsbs": lsbs, "apart": apart}
+        made = self._make(node, Lookup, (read,), bits=bits_for(abs(tables).max()), **fields)
         self.values[node.name] = _Value(made, fold.half)
+
+    def _is_read_by_tables(self, rounding: Node | None) -> bool:
+        """Whether no reader needs a rounding in full; then it may stay in its tables' rings."""
+        return rounding is None or all(
+            isinstance(reader, Table) for reader in self.readers.get(rounding.name, ())
+        )
+
+    def _shifted(self, value: _Value, node: Node) -> tuple[int, IntArray, int]:
+        """What the rounding `node` reads in full: an operation, its base and bits."""
+        base, bits = round_base(self.ranges[node.inputs[0]], value.shift)
+        return self._align(value, base, bits, node.layer, tag_of(node)), base, bits
+
+    def _truncated(self, value: _Value, node: Node) -> tuple[int, IntArray, int]:
+        """The same without its low bits."""
+        made, base, bits = self._shifted(value, node)
+        return self._make(node, Truncate, (made,), bits=bits, lsbs=value.shift), base, bits
 
     def enter(self, port: Port) -> EncodedPort:
         """An input: the client encrypts integer - lo."""
@@ -190,9 +217,9 @@ class _Encoder:
             tag = f"output.{port.name}"
             made = self._align(value, np.broadcast_to(base, port.shape), bits, "output", tag)
             return EncodedPort(port, made, base, bits, wired=True)
-        if value.shift:
-            bits = self.operations[value.operation].bits
-            return EncodedPort(port, value.operation, value.base, bits, value.shift)
+        if value.rounding is not None:
+            made, base, bits = self._shifted(value, value.rounding)
+            return EncodedPort(port, made, base, bits, value.shift)
         reach = value.reach or self.ranges[port.name]
         base, bits = table_base(reach, np.array(0))
         made = self._align(value, base, bits, "output", f"output.{port.name}")
@@ -240,62 +267,3 @@ class _Encoder:
     def _widen(self, index: int, bits: int) -> None:
         if bits > self.operations[index].bits:
             self.operations[index] = replace(self.operations[index], bits=bits)
-
-
-def wire_layout(port: Port) -> tuple[IntArray, int]:
-    """Base and bits of what passes between functions.
-
-    One below the lowest: a clear addition has to stand behind the table that made the value, since
-    a bare table result keeps its table's key and readers of another width could not take it.
-    """
-    return np.array(port.lo - 1), bits_for(port.hi - port.lo + 1)
-
-
-def table_base(x: Interval, offset: IntArray) -> tuple[IntArray, int]:
-    """Base and bits with which a table reads x: the fewest bits, then the fewest tables."""
-    bits = x.span_bits
-    first, last = x.lo + offset, x.hi + offset
-    if bits_for(last.max() - first.min()) == bits:  # one table for all
-        return np.broadcast_to(first.min() - offset, x.shape), bits
-    if bits_for(x.hi.max() - x.lo.min()) == bits:
-        return np.full(x.shape, x.lo.min()), bits
-    return x.lo, bits
-
-
-def round_base(x: Interval, lsbs: int) -> tuple[IntArray, int]:
-    """Base, a multiple of 2**lsbs, and bits with which a rounding reads x."""
-    base = (x.lo >> lsbs) << lsbs
-    bits = bits_for((x.hi - base).max())
-    if bits_for(x.hi.max() - base.min()) == bits:
-        base = np.full(x.shape, base.min())
-    return base, bits
-
-
-def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Each row once, sorted, and which of them each is; numpy's own is slow for long rows."""
-    first = {row.tobytes(): i for i, row in reversed(list(enumerate(rows)))}
-    order = sorted(first, key=lambda row: rows[first[row]].tolist())
-    place = {row: i for i, row in enumerate(order)}
-    found: IntArray = rows[[first[row] for row in order]]
-    return found, np.array([place[row.tobytes()] for row in rows])
-
-
-def tables_of(
-    offset: IntArray, values: IntArray, x: Interval, out: Interval, base: IntArray, bits: int
-) -> tuple[IntArray, Any, IntArray]:
-    """Distinct tables of 2**bits entries from zero, which one an element reads, the result's base.
-
-    Elements whose reps start at one place in `values` share a table.
-    """
-    starts, which = np.unique(np.broadcast_to(base + offset, x.shape), return_inverse=True)
-    which = which.ravel()
-    first, last, low = (np.full(len(starts), fill) for fill in (2**62, -(2**62), 2**62))
-    np.minimum.at(first, which, np.broadcast_to(x.lo + offset, x.shape).ravel())
-    np.maximum.at(last, which, np.broadcast_to(x.hi + offset, x.shape).ravel())
-    np.minimum.at(low, which, out.lo.ravel())
-    if bits_for(out.hi.max() - out.lo.min()) == out.span_bits:
-        low[:] = out.lo.min()  # no wider, and more tables are alike
-    index = np.clip(starts[:, None] + np.arange(2**bits), first[:, None], last[:, None])
-    tables, row = distinct_rows(values[index] - low[:, None])
-    mapping = row[which].reshape(x.shape) if len(tables) > 1 else None
-    return tables, mapping, low[which].reshape(x.shape)

@@ -260,7 +260,10 @@ def planned(
         ms = estimate.milliseconds(op)
         if isinstance(op, Lookup):
             bits = estimate.bits_read(op)
-            wraps = isinstance(encoding.operations[op.args[0]], Wrap)
+            read = encoding.operations[op.args[0]]
+            if isinstance(read, Truncate):
+                read = encoding.operations[read.args[0]]
+            wraps = isinstance(read, Wrap)
             rows.append(PlanRow(op.tag, op.layer, "table", bits, 0, op.size, ms, wraps))
         elif isinstance(op, Truncate):
             rows.append(PlanRow(op.tag, op.layer, "round", op.bits, op.lsbs, op.size * op.lsbs, ms))
