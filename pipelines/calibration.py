@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from torusformer import InputError
@@ -19,6 +20,22 @@ def sample_arrays(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a .npy or .npz of samples")
     return {name or "x": array for name, array in read_arrays(path).items()}
+
+
+MOST_CHOOSE = 512  # samples that grids and bits are chosen on
+_JUDGE = 4  # every so many of the samples judges what the others chose
+
+
+def split(arrays: Arrays) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Samples that choose, at most `MOST_CHOOSE`, evenly spread, and those that judge: a fourth."""
+    choose, judge = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+    for name, array in arrays.items():
+        rows = np.arange(len(array) if array.ndim else 0)
+        ours = rows[rows % _JUDGE != _JUDGE - 1]
+        spread = np.linspace(0, len(ours) - 1, min(len(ours), MOST_CHOOSE)).round().astype(int)
+        choose[name] = array[ours[spread]] if len(rows) else array
+        judge[name] = array[_JUDGE - 1 :: _JUDGE] if len(rows) else array
+    return choose, judge
 
 
 def of_inputs(arrays: Arrays, names: Sequence[str], path: Path) -> dict[str, NDArray[Any]]:

@@ -24,10 +24,12 @@ from torusformer.fhe_compile import (
     plan,
 )
 from torusformer.fhe_compile.passes.narrow_sums import Narrowing, narrow_sums, widths_read
+from torusformer.fhe_compile.prices.cost import load_prices
 from torusformer.fhe_compile.prices.failure import FAST
 from torusformer.fhe_compile.program.nodes import Linear, Port, Round, Table
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
-from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept
+from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept, corrected
+from torusformer.fhe_compile.tfhe.coupled_prices import CoupledPrices, Reading
 from torusformer.strict_json import parse_json
 
 RNG = np.random.default_rng(0)
@@ -210,8 +212,54 @@ def test_the_command_rounds_and_prints_what_it_lost(tmp_path: Path) -> None:
     assert "narrowed" in load_program(out).metadata
     text = say(f"lower {model} --out {out} --within 5% --calibrate {samples}").out
     assert "lost by it alone" in text
+    assert "on 12 samples that chose nothing: same class as the file's" in text
     assert "give them with --calibrate" in refused(f"lower {model} --out {out} --within 1%")
     assert "a part below one" in refused(f"lower {model} --out {out} --within 1")
     np.savez(samples, z=np.zeros((2, 40)), w=np.zeros(3))
     line = f"lower {model} --out {out} --within 1% --calibrate {samples}"
     assert "has no array 'x'" in refused(line)
+
+
+def test_a_table_that_is_tight_gives_no_code_that_it_did_not_give() -> None:
+    program = steps(np.array([5.3, 7.1, 3.9]))
+    seen = {"x": RNG.integers(-25, 26, (200, 1, 3))}
+    free, tight = (
+        narrow_sums(program, {"t": Narrowing(6, "wrapped", 0, tight)}, seen).ranges["t"]
+        for tight in (False, True)
+    )
+    assert (tight.lo.min(), tight.hi.max()) in [(-2, 0), (-1, 1)]
+    assert free.hi.max() - free.lo.min() > 3
+
+
+def test_a_sum_is_rounded_and_what_is_left_wraps() -> None:
+    program = steps(np.array([5.3, 7.1, 3.9]))
+    found = narrow_sums(program, {"t": Narrowing(4, "wrapped", 1)})
+    assert [node.lsbs for node in found.nodes if isinstance(node, Round)] == [1]
+    assert widths_read(found)["t"] == 4
+    rounding, table = plan(found).rows
+    assert (rounding.bits, table.bits, table.wraps) == (5, 4, True)
+
+
+def test_prices_of_other_widths_are_near_the_plan() -> None:
+    program, samples = mlp()
+    seen = AnswersKept(program, samples).sums
+    prices = load_prices()
+    known = CoupledPrices(plan(program, without=["narrow_clips"]).encoding, prices)
+    first = next(iter(widths_read(program)))
+    found = narrow_sums(program, {first: Narrowing(3, "wrapped", 1)}, seen)
+    tag = next(tag for tag in known.given if tag.endswith(first))
+    about = known.milliseconds({tag: Reading(3, 1)})
+    assert about == pytest.approx(1000 * plan(found).predicted_seconds, rel=0.05)
+    assert known.milliseconds({}) == pytest.approx(1000 * plan(program).predicted_seconds, rel=0.05)
+
+
+def test_answers_are_kept_of_the_model_and_average_errors_are_taken_off() -> None:
+    program, samples = mlp()
+    own = AnswersKept(program, samples).own[0]
+    right = {program.outputs[0].name: own + np.array([3.0, 0.0])}
+    kept = AnswersKept(program, samples, right)
+    assert kept.loss(program) > 0.1
+    assert kept.loss(corrected(program, kept.error(kept.own))) == 0.0
+    found = narrow(program, samples, within=0.05, reference=right)
+    assert found.lost is not None
+    assert found.lost <= 0.05

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.programs import Builder, random_inputs, same_outputs
 from torusformer.fhe_compile import Circuit, compile_program, interpret, plan
 from torusformer.fhe_compile.passes.packing import narrowest_packing
+from torusformer.fhe_compile.prices.failure import FAST
 from torusformer.fhe_compile.program.antiperiod import folded_tables, narrowest_fold
 from torusformer.fhe_compile.program.nodes import (
     IntArray,
@@ -19,6 +20,7 @@ from torusformer.fhe_compile.program.nodes import (
     MatMul,
     Port,
     Program,
+    Round,
     Table,
     Transpose,
 )
@@ -204,3 +206,31 @@ def test_no_pass_takes_a_table_its_ring():
     assert layers_of(both) == [3, 3, 1]
     for program in (signs, both):
         same_outputs(program, plan(program).expanded)
+
+
+def rounded_in_a_ring(seed: int, lsbs: int = 2) -> Program:
+    """A table of a rounded sum that is antiperiodic: neither needs what lies above its ring."""
+    rng = np.random.default_rng(seed)
+    b = Builder(Port("x", (1, 12), -3, 3))
+    b.add(Linear("a", "first", ("x",), rng.integers(-2, 3, (12, 3))))
+    b.add(Round("h", "first", ("a",), lsbs))
+    lo, hi = int(b.ranges["h"].lo.min()), int(b.ranges["h"].hi.max())
+    values = antiperiodic(rng.integers(-3, 4, 4), 0, hi - lo + 1)
+    b.add(Table("code", "first", ("h",), np.array(-lo), values))
+    b.add(Linear("y", "head", ("code",), np.ones((3, 1), np.int64)))
+    return b.program("y")
+
+
+def test_a_rounding_before_a_table_that_wraps_sees_its_ring_alone():
+    program = rounded_in_a_ring(0)
+    rounding, table = plan(program).rows
+    assert (rounding.bits, rounding.lsbs, table.bits, table.wraps) == (4, 2, 2, True)
+    assert program.ranges["a"].span_bits > 5
+    circuit, rng = compile_program(program, p_error=FAST), np.random.default_rng(0)
+    for i, extreme in enumerate(("", "lo", "hi", "", "", "", "")):
+        inputs = random_inputs(program, rng, extreme)
+        expected = interpret(program, inputs)["y"]
+        assert np.array_equal(interpret(plan(program).expanded, inputs)["y"], expected)
+        assert np.array_equal(circuit.run(inputs, fhe="simulate")["y"], expected)
+        if i == 2:
+            assert np.array_equal(circuit.run(inputs, fhe="execute")["y"], expected)

@@ -35,10 +35,16 @@ MOST_SHIFTS = 64  # that are tried
 
 
 class Narrowing(NamedTuple):
-    """How many bits a table may read, and how it comes to that."""
+    """How many bits a table may read, and how it comes to that.
+
+    One that is "wrapped" may be rounded by `lsbs` bits before; a "rounded" one is as far as needed.
+    A `tight` one keeps the range of what it gives where it wraps.
+    """
 
     bits: int
     how: Literal["rounded", "wrapped"] = "rounded"
+    lsbs: int = 0
+    tight: bool = False
 
 
 def widths_read(program: Program) -> dict[str, int]:
@@ -95,20 +101,38 @@ def narrowed_table(
     bits = to.bits
     if bits_read(table.values, table.offset, x) <= bits:
         return (table,)
-    channels = TableChannels(table, x, seen)
-    if to.how == "wrapped":
-        values, offsets = laid_out(wrapped(channels, bits), channels.lo.tolist())
+    if to.how == "wrapped" and not to.lsbs:
+        channels = TableChannels(table, x, seen)
+        values, offsets = laid_out(wrapped(channels, bits, tight=to.tight), channels.lo.tolist())
         return (replace(table, offset=compact(offsets[channels.which]), values=values),)
-    least = max(1, x.span_bits - bits)
-    ways = [way for k in (least, least + 1) if (way := _way(channels, k, bits)) is not None]
+    nodes, rounded, sums = rounded_table(table, x, to, seen)
+    if to.how == "rounded":
+        return nodes
+    *before, coarse = nodes
+    assert isinstance(coarse, Table)
+    return (*before, *narrowed_table(coarse, rounded, to._replace(lsbs=0), sums))
+
+
+def rounded_table(
+    table: Table, x: Interval, to: Narrowing, seen: IntArray | None
+) -> tuple[tuple[Node, ...], Interval, IntArray | None]:
+    """A sum rounded and a table of it; what that reads, and what it reads on samples."""
+    channels = TableChannels(table, x, seen)
+    least = to.lsbs or max(1, x.span_bits - to.bits)
+    tried = (least,) if to.lsbs else (least, least + 1)
+    most = x.span_bits if to.lsbs else to.bits
+    ways = [way for k in tried if (way := _way(channels, k, most)) is not None]
     best = min(ways, key=lambda way: (way.changed, way.lsbs))
     name, layer = table.name, table.layer
     values, offset = _coarse(channels, best)
-    return (
-        AddConst(f"{name}.shifted", layer, table.inputs, compact(best.shifts[channels.which])),
-        Round(f"{name}.rounded", layer, (f"{name}.shifted",), best.lsbs),
+    shift, k = best.shifts[channels.which], best.lsbs
+    nodes = (
+        AddConst(f"{name}.shifted", layer, table.inputs, compact(shift)),
+        Round(f"{name}.rounded", layer, (f"{name}.shifted",), k),
         replace(table, inputs=(f"{name}.rounded",), offset=compact(offset), values=values),
     )
+    reach = Interval((x.lo + shift) >> k, (x.hi + shift) >> k)
+    return nodes, reach, None if seen is None else (seen + shift) >> k
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,15 +116,23 @@ def _refreshed(
 def precision(program: Program) -> dict[str, float]:
     """Of every value that a table or a rounding reads, directly or summed up: how precisely."""
     ranges, noise = program.ranges, squared_weights(program)
-    read: dict[str, float] = {}
+    readers, read = program.consumers(), dict[str, float]()
+
+    def bits_of(node: Table | Round) -> int:
+        """That it reads; a rounding no more than the rings of the tables behind it."""
+        x, after = ranges[node.inputs[0]], readers.get(node.name, [])
+        if isinstance(node, Table):
+            return min(x.span_bits, bits_read(node.values, node.offset, x))
+        behind = [bits_of(each) for each in after if isinstance(each, Table)]
+        if not behind or len(behind) < len(after):  # read in full (`tfhe.encode`)
+            return x.span_bits
+        return min(x.span_bits, max(behind) + node.lsbs)
+
     for node in reversed(program.nodes):
         for name in node.inputs:
             needed = read.get(node.name, 0.0)
             if isinstance(node, Table | Round):
-                bits = ranges[name].span_bits
-                if isinstance(node, Table):
-                    bits = min(bits, bits_read(node.values, node.offset, ranges[name]))
-                needed = bits + math.log2(max(1.0, noise[name])) / 2
+                needed = bits_of(node) + math.log2(max(1.0, noise[name])) / 2
             read[name] = max(read.get(name, 0.0), needed)
     return read
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from torusformer.fhe_compile.program.antiperiod import Fold, folded_tables, narrowest_fold
-from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program
+from torusformer.fhe_compile.program.nodes import IntArray, Node, Port, Program, Table
 from torusformer.fhe_compile.program.ranges import Interval, whole_numbers
 from torusformer.fhe_compile.tfhe.bases import round_base, table_base, tables_of, wire_layout
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
@@ -79,15 +79,17 @@ def tag_of(node: Node) -> str:
 class _Value:
     """A program value during encoding: an operation, each element's base, a pending right shift.
 
-    Parts of an output, summed up over their first axis by the client, have a `reach`. Where what is
-    shifted out is zero, `whole` is the range before the shift.
+    Of one that is shifted, by the node `rounding`, low bits still stand in the operation: who reads
+    it drops them, at the width at which it reads; without a bootstrap where they are all `zeros`.
+    Parts of an output, summed up over their first axis by the client, have a `reach`.
     """
 
     operation: int
     base: IntArray
     shift: int = 0
+    rounding: Node | None = None
+    zeros: bool = False
     reach: Interval | None = None
-    whole: Interval | None = None
 
 
 class _Encoder:
@@ -95,7 +97,7 @@ class _Encoder:
 
     def __init__(self, program: Program, wires: Mapping[str, Port]) -> None:
         self.ranges, self.wires = program.ranges, wires
-        self.read_by_nodes = program.consumers().keys()
+        self.readers = program.consumers()
         self.operations: list[TensorOp] = []
         self.values: dict[str, _Value] = {}
         self.indices: dict[tuple[object, ...], int] = {}
@@ -126,25 +128,22 @@ class _Encoder:
     def unrounds(self, node: Node, factor: IntArray) -> bool:
         """A rounding keeps its place: its low bits are zero already."""
         value = self.values[node.inputs[0]]
-        if not value.shift or (factor != 1 << value.shift).any():
+        if value.rounding is None or (factor != 1 << value.shift).any():
             return False
-        self.values[node.name] = replace(value, shift=0, whole=None)
+        made, base = value.operation, value.base
+        if not value.zeros:
+            made, base, _ = self._dropped(value, value.rounding)
+        self.values[node.name] = _Value(made, base)
         return True
 
     def round(self, node: Node, lsbs: int, zeros: bool) -> None:
-        """A truncation, unless only the client reads it, who shifts by itself, or to drop zeros."""
+        """Nothing yet: who reads it drops its low bits, and the client shifts by itself."""
         (source,), x = self._inputs(node), self.ranges[node.inputs[0]]
-        if zeros and node.name in self.read_by_nodes:
-            self.values[node.name] = replace(source, shift=lsbs, whole=x)
-            return
         base, bits = round_base(x, lsbs)
-        made = self._align(source, base, bits, node.layer, tag_of(node))
         if bits <= lsbs:  # nothing remains
             self.constant(node, base >> lsbs)
             return
-        if node.name in self.read_by_nodes:
-            made = self._make(node, Truncate, (made,), bits=bits, lsbs=lsbs)
-        self.values[node.name] = _Value(made, base, lsbs)
+        self.values[node.name] = _Value(source.operation, source.base, lsbs, node, zeros)
 
     def look_up(
         self, node: Node, offset: IntArray, values: IntArray, apart: bool, least: int
@@ -152,19 +151,13 @@ class _Encoder:
         """A lookup, unless every input gives the same."""
         source, x, out = self.values[node.inputs[0]], self.ranges[node.inputs[0]], node.name
         index = Interval(x.lo + offset, x.hi + offset)
-        may_wrap = not source.shift or source.whole is not None
-        fold = narrowest_fold(values, index) if may_wrap else None
+        fold = narrowest_fold(values, index) if self._may_wrap(source) else None
         if fold and not fold.bits < least >= index.span_bits:
             self._look_up_in_a_ring(node, index, values, fold, apart)
             return
-        if source.whole is not None:
-            base, bits = round_base(source.whole, source.shift)
-            bits = max(bits, least + source.shift)
-            read = self._align(source, base, bits, node.layer, tag_of(node))
-            source = replace(source, operation=self._drop(node, read, source.shift), base=base)
-        if source.shift:  # a rounding: its base and bits are fixed
-            read, base = source.operation, source.base >> source.shift
-            bits = self.operations[read].bits - source.shift
+        if source.rounding is not None:  # its base is fixed
+            read, base, bits = self._dropped(source, source.rounding, least)
+            base, bits = base >> source.shift, bits - source.shift
         else:
             base, bits = table_base(x, offset)
             bits = max(bits, least)
@@ -188,6 +181,7 @@ class _Encoder:
     ) -> None:
         """A lookup that sees its input modulo 2**(bits + 1); of some bases that with fewest tables.
 
+        A rounding before it sees its own modulo 2**(bits + 1 + lsbs): what it drops is not above.
         Concrete takes a table of equal entries for a constant, which it is not: a sign is read one
         step away from where its entries are equal.
         """
@@ -202,18 +196,42 @@ class _Encoder:
         if not tables.any():  # no table at all
             self.constant(node, fold.half)
             return
-        clear = np.broadcast_to(source.base - (base << source.shift), x.shape)
+        lsbs = source.shift
+        clear = np.broadcast_to(source.base - (base << lsbs), x.shape)
         clear = np.array(clear.flat[0]) if (clear == clear.flat[0]).all() else clear
-        bits = fold.bits + source.shift
-        wrap = self._make(node, Wrap, (source.operation,), offset=clear, bits=bits)
-        if source.shift:
-            wrap = self._drop(node, wrap, source.shift)
-        fields = {"tables": tables, "mapping": mapping if len(tables) > 1 else None}
-        bits = bits_for(abs(tables).max())
-        made = self._make(
-            node, Lookup, (wrap,), bits=bits, lsbs=source.shift, apart=apart, **fields
-        )
+        bits = fold.bits + lsbs
+        if lsbs:  # a ring further: Concrete would take it for the same sum in a wider ring
+            clear = clear + (2 << bits)
+        read = self._make(node, Wrap, (source.operation,), offset=clear, bits=bits)
+        if source.rounding is not None:
+            read = self._without_low_bits(source, source.rounding, read)
+        which = mapping if len(tables) > 1 else None
+        fields = {"tables": tables, "mapping": which, "lsbs": lsbs, "apart": apart}
+        made = self._make(node, Lookup, (read,), bits=bits_for(abs(tables).max()), **fields)
         self.values[node.name] = _Value(made, fold.half)
+
+    def _may_wrap(self, source: _Value) -> bool:
+        """Whether no reader needs a rounding in full, or it costs nothing to drop its low bits."""
+        return (
+            source.rounding is None
+            or source.zeros
+            or all(isinstance(by, Table) for by in self.readers.get(source.rounding.name, ()))
+        )
+
+    def _shifted(self, value: _Value, node: Node, least: int = 0) -> tuple[int, IntArray, int]:
+        """What the rounding `node` reads in full: an operation, its base and bits."""
+        base, bits = round_base(self.ranges[node.inputs[0]], value.shift)
+        bits = max(bits, least + value.shift) if value.zeros else bits
+        return self._align(value, base, bits, node.layer, tag_of(node)), base, bits
+
+    def _dropped(self, value: _Value, node: Node, least: int = 0) -> tuple[int, IntArray, int]:
+        """The same without its low bits."""
+        read, base, bits = self._shifted(value, node, least)
+        return self._without_low_bits(value, node, read), base, bits
+
+    def _without_low_bits(self, value: _Value, node: Node, read: int) -> int:
+        bits, kind = self.operations[read].bits, Drop if value.zeros else Truncate
+        return self._make(node, kind, (read,), bits=bits, lsbs=value.shift)
 
     def enter(self, port: Port) -> EncodedPort:
         """An input: the client encrypts integer - lo."""
@@ -232,9 +250,9 @@ class _Encoder:
             tag = f"output.{port.name}"
             made = self._align(value, np.broadcast_to(base, port.shape), bits, "output", tag)
             return EncodedPort(port, made, base, bits, wired=True)
-        if value.shift:
-            bits = self.operations[value.operation].bits
-            return EncodedPort(port, value.operation, value.base, bits, value.shift)
+        if value.rounding is not None:
+            made, base, bits = self._shifted(value, value.rounding)
+            return EncodedPort(port, made, base, bits, value.shift)
         reach = value.reach or self.ranges[port.name]
         base, bits = table_base(reach, np.array(0))
         made = self._align(value, base, bits, "output", f"output.{port.name}")
@@ -262,10 +280,6 @@ class _Encoder:
         same = (offset == offset.flat[0]).all()
         clear = np.array(offset.flat[0]) if same else np.ascontiguousarray(offset)
         return self._emit(AddClear((value.operation,), shape, layer, tag, clear, bits=bits))
-
-    def _drop(self, node: Node, read: int, lsbs: int) -> int:
-        bits = self.operations[read].bits
-        return self._make(node, Drop, (read,), bits=bits, lsbs=lsbs)
 
     def _make(
         self, for_: Node, kind: type[TensorOp], args: tuple[int, ...] = (), **fields: Any

@@ -72,9 +72,9 @@ class Estimate:
         return self.encoding.operations[op.args[0]].bits - op.lsbs
 
     def sum_read(self, op: Lookup) -> TensorOp:
-        """What a lookup reads, before zeros are dropped."""
+        """What a lookup reads, before low bits are dropped."""
         read = self.encoding.operations[op.args[0]]
-        return self.encoding.operations[read.args[0]] if isinstance(read, Drop) else read
+        return self.encoding.operations[read.args[0]] if isinstance(read, Drop | Truncate) else read
 
     def table_ms(self, bits: int) -> float:
         """Milliseconds of a table of `bits` bits in this circuit."""

@@ -1,10 +1,8 @@
 """Program in, the same with its wide sums narrowed out: to so many bits, or as answers allow.
 
-`passes.narrow_sums` says how a table reads fewer bits: its sum is rounded, or wraps. Here it is
-decided which layers keep how many: all the number that is asked for, rounded; or those with which
-it is cheapest, by the plan, while the answers on samples stay within a budget. First all layers are
-narrowed alike, bit by bit, either way; then, from the cheapest such program on, each layer by
-itself, the dearest first, as long as the budget lasts.
+`passes.narrow_sums` says how a table reads fewer bits: its sum is rounded, or wraps, or both. Here
+it is decided which tables keep how many: all the number that is asked for, rounded; or those with
+which it is cheapest while the answers on samples stay within a budget (`narrow_search`).
 """
 
 from __future__ import annotations
@@ -12,7 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from torusformer import InputError
 from torusformer.fhe_compile.passes.common_factors import remove_common_factors
@@ -25,15 +26,12 @@ from torusformer.fhe_compile.passes.narrow_sums import Found, Narrowing, narrow_
 from torusformer.fhe_compile.passes.options import PassOptions
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.program.nodes import Program, Table
-from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept, Sample
+from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept, Sample, corrected
+from torusformer.fhe_compile.tfhe.narrow_search import NarrowSearch
 from torusformer.fhe_compile.tfhe.plan import Plan, plan
 from torusformer.tables import table
 
 NARROWED_KEY = "narrowed"  # the metadata entry that says which layers read fewer bits, and how
-WIDEST, NARROWEST = 12, 2  # bits that are tried for all layers alike
-MOST_PLANS = 60  # a plan of a transformer takes seconds
-WORTH = 0.005  # of all seconds: what is not worth looking for
-HOW: tuple[Literal["wrapped"], Literal["rounded"]] = ("wrapped", "rounded")
 _CLEANING = (
     remove_dead_nodes, fold_constants, merge_common_values, remove_dead_channels,
     remove_common_factors, remove_dead_nodes, fuse_tables,
@@ -44,7 +42,8 @@ _CLEANING = (
 class NarrowedLayer:
     """What one layer lost and saved.
 
-    `how`: its sums are "rounded" or "wrapped". `lost`: the loss (`AnswersKept`) when this
+    Bits are those of the widest of its tables. `how`: its sums are "rounded" or "wrapped", or some
+    of them, or all, both. `lost`: the loss (`AnswersKept`) when this
     layer alone is narrowed; None without samples.
     """
 
@@ -119,6 +118,7 @@ def narrow(
     bits: int | None = None,
     within: float | None = None,
     prices: PriceList | None = None,
+    reference: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Narrowed:
     """Round what tables read too wide.
 
@@ -128,6 +128,8 @@ def narrow(
         bits: that sums are rounded to where tables read more; with `within` the most they keep.
         within: the loss (`AnswersKept`) that answers on the samples may have, 0.01 for 1 %.
         prices: by which layers are chosen, by default those of `load_prices`.
+        reference: the right answers on the samples, by output, (N, *shape): those of the model that
+            the program was lowered from. Without them the program's own.
 
     Raises:
         InputError: neither `bits` nor `within`, or either is out of range, or no samples.
@@ -141,119 +143,89 @@ def narrow(
         raise InputError(f"within is {within}; it is a share of answers from 0 to 1, say 0.01")
     if within is not None and not samples:
         raise InputError("within is about answers on samples, and there are none; give some")
-    search = _Search(program, samples, prices or load_prices())
-    chosen = search.alike(Narrowing(bits)) if bits is not None else {}
-    if within is not None:
-        chosen = search.within(within, chosen)
-    return search.narrowed(chosen)
+    search = _Search(program, samples, prices or load_prices(), reference)
+    return search.narrowed(search.alike(bits) if within is None else search.within(within, bits))
 
 
 class _Search:
-    """Programs with layers narrowed to bits: `chosen` by layer, only those that are."""
+    """Programs with tables narrowed: `chosen` by their names, only those that are."""
 
-    def __init__(self, program: Program, samples: Sequence[Sample], prices: PriceList) -> None:
+    def __init__(
+        self,
+        program: Program,
+        samples: Sequence[Sample],
+        prices: PriceList,
+        reference: Mapping[str, NDArray[np.float64]] | None,
+    ) -> None:
         self.program, self.prices = program, prices
         options = PassOptions(prices)
         clean = program
         for rewrite in _CLEANING:  # bits are counted as they will be read
             clean = rewrite(clean, options)
         self.clean = clean
-        self.answers = AnswersKept(clean, samples) if samples else None
+        self.answers = AnswersKept(clean, samples, reference) if samples else None
         self.read = widths_read(clean)
         self.layers: dict[str, list[str]] = {}  # names of tables
         for node in clean.nodes:
             if isinstance(node, Table):
                 self.layers.setdefault(node.layer, []).append(node.name)
-        self.widths = {
-            layer: max(self.read[name] for name in names) for layer, names in self.layers.items()
-        }
         self._found: Found = {}
-        self._plans: dict[tuple[tuple[str, Narrowing], ...], Plan] = {}
 
-    def alike(self, to: Narrowing) -> dict[str, Narrowing]:
-        """All layers that read more keep so many bits."""
-        return {layer: to for layer, width in self.widths.items() if width > to.bits}
+    def alike(self, bits: int | None) -> dict[str, Narrowing]:
+        """All tables that read more keep so many bits."""
+        return {name: Narrowing(bits) for name, width in self.read.items() if bits and width > bits}
 
-    def made(self, chosen: Mapping[str, Narrowing]) -> Program:
-        """The program."""
+    def made(self, chosen: Mapping[str, Narrowing], *, correct: bool = False) -> Program:
+        """The program; `correct`: average errors of logits are taken off by the client."""
         if not chosen:
             return self.program
-        by_table = {name: n for layer, n in chosen.items() for name in self.layers[layer]}
         sums = self.answers.sums if self.answers else None
-        return narrow_sums(self.clean, by_table, sums, self._found)
+        made = narrow_sums(self.clean, chosen, sums, self._found)
+        if correct and self.answers:
+            made = corrected(made, self.answers.error(self.answers.answers(made)))
+        return made
 
-    def plan(self, chosen: Mapping[str, Narrowing]) -> Plan:
-        """Its price, once."""
-        key = tuple(sorted(chosen.items()))
-        if key not in self._plans:
-            self._plans[key] = plan(self.made(chosen), self.prices)
-        return self._plans[key]
-
-    def loss(self, chosen: Mapping[str, Narrowing]) -> float:
-        """What it changes."""
+    def within(self, budget: float, most: int | None) -> dict[str, Narrowing]:
+        """The cheapest found; where none is within the budget, what `most` bits alone ask for."""
         assert self.answers is not None
-        return self.answers.loss(self.made(chosen))
-
-    def within(self, budget: float, most: Mapping[str, Narrowing]) -> dict[str, Narrowing]:
-        """The cheapest found; where none of `most` stays within the budget, that."""
-        best, seconds = dict(most), self.plan(most).predicted_seconds
-        widest = max(self.widths.values(), default=0)
-        for how in HOW:
-            for bits in range(min(WIDEST, widest - 1), NARROWEST - 1, -1):
-                chosen = self.alike(Narrowing(bits, how))
-                if self.loss(chosen) > budget:
-                    break
-                if (found := self.plan(chosen).predicted_seconds) < seconds:
-                    best, seconds = chosen, found
-        improved = True
-        while improved:
-            improved = False
-            spent = self.plan(best).seconds_by_layer
-            worth = [x for x in self.layers if spent.get(x, 0.0) > WORTH * seconds]
-            for layer in sorted(worth, key=lambda name: -spent[name]):
-                for to in self._next(layer, best.get(layer)):
-                    if len(self._plans) >= MOST_PLANS:
-                        return best
-                    chosen = {**best, layer: to}
-                    found = self.plan(chosen).predicted_seconds
-                    if found < (1 - WORTH) * seconds and self.loss(chosen) <= budget:
-                        best, seconds, improved = chosen, found, True
-                        break
-        return best
-
-    def _next(self, layer: str, now: Narrowing | None) -> list[Narrowing]:
-        """What may be cheaper for a layer, by what its tables and roundings alone take."""
-        width = self.widths[layer]
-        now = now or Narrowing(width, "wrapped")
-        tried = [Narrowing(n, how) for n in range(now.bits - 1, now.bits + 2) for how in HOW]
-        able = [to for to in tried if 1 <= to.bits < width]
-        return [to for to in able if self._ms(width, to) < self._ms(width, now)]
-
-    def _ms(self, width: int, to: Narrowing) -> float:
-        """Of an element, about."""
-        dropped = width - to.bits if to.how == "rounded" else 0
-        return self.prices.table(to.bits) + self.prices.rounding(width, dropped)
+        search = NarrowSearch(self.clean, self.answers, self.prices, self._found, most)
+        found, asked = search.within(budget), self.alike(most)
+        seconds = [plan(self.made(way), self.prices).predicted_seconds for way in (found, asked)]
+        return found if found and (asked or seconds[0] < seconds[1]) else asked
 
     def narrowed(self, chosen: Mapping[str, Narrowing]) -> Narrowed:
         """What it is and what it costs; the program's metadata say so, too."""
-        before, after = self.plan({}), self.plan(chosen)
-        lost = self.loss(chosen) if self.answers else None
-        made, rows = self.made(chosen), list[NarrowedLayer]()
-        for layer, to in chosen.items():
+        made, answers = self.made(chosen, correct=True), self.answers
+        before, after = plan(self.program, self.prices), plan(made, self.prices)
+        lost = answers.loss(made) if answers else None
+        rows = list[NarrowedLayer]()
+        for layer, names in self.layers.items():
+            to = {name: chosen[name] for name in names if name in chosen}
+            if not to:
+                continue
             rows.append(
                 NarrowedLayer(
                     layer,
-                    sum(self.clean.ranges[name].lo.size for name in self.layers[layer]),
-                    self.widths[layer],
-                    to.bits,
+                    sum(self.clean.ranges[name].lo.size for name in to),
+                    max(self.read[name] for name in to),
+                    max(way.bits for way in to.values()),
                     round(before.seconds_by_layer.get(layer, 0.0), 3),
                     round(after.seconds_by_layer.get(layer, 0.0), 3),
-                    to.how,
-                    self.loss({layer: to}) if self.answers else None,
+                    _how(list(to.values())),
+                    answers.loss(self.made(to, correct=True)) if answers else None,
                 )
             )
         about = {x.layer: {"bits": [x.bits_before, x.bits_after], "how": x.how} for x in rows}
         told = {NARROWED_KEY: json.dumps({"layers": about, "lost": lost})} if rows else {}
         program = made.replace(metadata={**self.program.metadata, **told})
-        measure = self.answers.about if self.answers else ""
+        measure = answers.about if answers else ""
         return Narrowed(program, before, after, tuple(rows), lost, measure)
+
+
+def _how(ways: Sequence[Narrowing]) -> str:
+    """In words."""
+    rounded = [way.how == "rounded" or way.lsbs > 0 for way in ways]
+    wrapped = [way.how == "wrapped" for way in ways]
+    if any(rounded) and any(wrapped):
+        return "rounded, wrapped"
+    return "rounded" if any(rounded) else "wrapped"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torusformer import InputError, TorusformerError
+from torusformer import InputError, LoweringError, TorusformerError
 from torusformer.folders import output_file
 from torusformer.pipelines.console import (
     Outcome,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
     from torusformer.fhe_compile import Program
+    from torusformer.fhe_compile.frontend.decompose.fidelity import Fidelity
     from torusformer.fhe_compile.frontend.decompose.rewriter import Precision
     from torusformer.fhe_compile.tfhe.narrowing import Narrowed
 
@@ -76,8 +78,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "--within",
         type=part,
         metavar="P",
-        help="with --calibrate: round sums as far as it pays while no more than this part of the "
-        "samples gets another class (1%% or 0.01), or no output moves further than that part",
+        help="with --calibrate: read sums as narrow as it pays while no more than this part of the "
+        "samples gets another class than from the file (1%% or 0.01), or no output moves further "
+        "than that part; a fourth of the samples is kept to judge it",
     )
     return parser
 
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile import lower, save_program
     from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
     from torusformer.fhe_compile.program.onnx_io import load_model
-    from torusformer.pipelines.calibration import sample_arrays
+    from torusformer.pipelines.calibration import sample_arrays, split
 
     if args.within is not None and not args.calibrate:
         raise InputError("--within is about answers on samples; give them with --calibrate FILE")
@@ -96,6 +99,9 @@ def run(args: argparse.Namespace) -> Outcome:
         model = load_model(args.model)
         metadata = {p.key: p.value for p in model.metadata_props}
         samples = sample_arrays(args.calibrate) if args.calibrate else None
+        judging: dict[str, Any] = {}
+        if samples is not None and args.within is not None:
+            samples, judging = split(samples)
         program = lower(
             model,
             metadata,
@@ -108,8 +114,9 @@ def run(args: argparse.Namespace) -> Outcome:
         )
         near, said = _approximated(program, model, samples)
         if args.accumulator_bits is not None or args.within is not None:
-            narrowed = _narrowed(args, program, samples)
+            narrowed = _narrowed(args, program, model, samples)
             program = narrowed.program
+        judged = _judged(program, model, judging)
         save_program(program, new)
     nodes = Counter(node.op for node in program.nodes)
     left = program.metadata.get(LEFT_TO_CLIENT, "")
@@ -127,6 +134,12 @@ def run(args: argparse.Namespace) -> Outcome:
     if narrowed is not None:
         data["rounded"] = narrowed.to_json()
         text += f"\n{narrowed}"
+    if judged is not None:
+        data["judged"] = judged.to_json()
+        text += (
+            f"\non {judged.samples} samples that chose nothing: "
+            f"same class as the file's {percent(judged.same_class)}"
+        )
     return Outcome(data, text)
 
 
@@ -151,23 +164,50 @@ def _approximated(
     return {"decomposed": steps, "fidelity": near.to_json()}, text
 
 
+def _judged(program: Program, model: onnx.ModelProto, samples: dict[str, Any]) -> Fidelity | None:
+    """How near the program is to the graph on samples that chose nothing; None if there are none.
+
+    None, too, where ONNX's reference does not compute the graph.
+    """
+    from torusformer.fhe_compile.frontend.decompose.fidelity import fidelity
+
+    if not any(len(array) for array in samples.values()):
+        return None
+    try:
+        return fidelity(program, model, samples)
+    except LoweringError:
+        return None
+
+
 def _narrowed(
-    args: argparse.Namespace, program: Program, arrays: dict[str, Any] | None
+    args: argparse.Namespace,
+    program: Program,
+    model: onnx.ModelProto,
+    arrays: dict[str, Any] | None,
 ) -> Narrowed:
-    """The program with its wide sums rounded."""
+    """The program with its wide sums rounded, near the graph's answers."""
     from torusformer.fhe_compile import narrow
+    from torusformer.fhe_compile.frontend.decompose.fidelity import float_answers
     from torusformer.fhe_compile.prices.failure import EXACT
     from torusformer.pipelines.calibration import of_inputs
     from torusformer.pipelines.values import to_samples
 
-    samples = []
+    samples, reference = [], None
     if arrays is not None:
         chosen = of_inputs(arrays, [port.name for port in program.inputs], args.calibrate)
         samples = to_samples(program.inputs, chosen)
+    if arrays is not None and args.within is not None:
+        with suppress(LoweringError):  # then the program itself is what answers are kept of
+            reference = float_answers(model, arrays)
     prices = noted_prices("lower", EXACT)
     with Progress("narrow sums"):
         return narrow(
-            program, samples, bits=args.accumulator_bits, within=args.within, prices=prices
+            program,
+            samples,
+            bits=args.accumulator_bits,
+            within=args.within,
+            prices=prices,
+            reference=reference,
         )
 
 

@@ -37,6 +37,21 @@ class Fidelity:
         return asdict(self)
 
 
+def float_answers(
+    model: onnx.ModelProto, samples: NDArray[Any] | Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.float64]]:
+    """What the model gives in floating point, by output, (N, *shape).
+
+    Raises:
+        InputError: samples that do not fit the model.
+        LoweringError: an operator that ONNX's reference does not compute.
+    """
+    run = Samples(model.graph, sample_inputs(model.graph, samples), opset_of(model))
+    for node in model.graph.node:
+        run.run(node)
+    return {value.name: run.of(value.name) for value in model.graph.output}
+
+
 def fidelity(
     program: Program, model: onnx.ModelProto, samples: NDArray[Any] | Mapping[str, NDArray[Any]]
 ) -> Fidelity:
@@ -52,12 +67,11 @@ def fidelity(
         LoweringError: an operator that ONNX's reference does not compute.
     """
     inputs = sample_inputs(model.graph, samples)
-    run = Samples(model.graph, inputs, opset_of(model))
-    for node in model.graph.node:
-        run.run(node)
+    answers = float_answers(model, inputs)
+    count = len(next(iter(inputs.values())))
     largest, span, same, rows = 0.0, 0.0, 0, 0
-    outputs = {port.name: run.of(port.name) for port in program.outputs}
-    for i in range(run.count):
+    outputs = {port.name: answers[port.name] for port in program.outputs}
+    for i in range(count):
         q_x = {port.name: quantize_array(port, inputs[port.name][i]) for port in program.inputs}
         values = interpret(program, q_x)
         for port in program.outputs:
@@ -68,4 +82,4 @@ def fidelity(
             rows += found[..., 0].size
     for array in outputs.values():
         span = max(span, float(np.ptp(array)))
-    return Fidelity(run.count, largest, span, same / max(1, rows))
+    return Fidelity(count, largest, span, same / max(1, rows))
