@@ -222,12 +222,12 @@ def test_the_command_rounds_and_prints_what_it_lost(tmp_path: Path) -> None:
 
 def test_a_table_that_is_tight_gives_no_code_that_it_did_not_give() -> None:
     program = steps(np.array([5.3, 7.1, 3.9]))
-    seen = {"x": RNG.integers(-25, 26, (200, 1, 3))}
+    seen = {"x": np.random.default_rng(0).integers(-25, 26, (200, 1, 3))}
     free, tight = (
         narrow_sums(program, {"t": Narrowing(6, "wrapped", 0, tight)}, seen).ranges["t"]
         for tight in (False, True)
     )
-    assert (tight.lo.min(), tight.hi.max()) in [(-2, 0), (-1, 1)]
+    assert -2 <= tight.lo.min() <= tight.hi.max() <= 1
     assert free.hi.max() - free.lo.min() > 3
 
 
