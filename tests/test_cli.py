@@ -20,6 +20,7 @@ from torusformer.quantize import QuantTransformer
 NAMES = (
     "train",
     "import",
+    "distill",
     "check",
     "lower",
     "calibrate",
