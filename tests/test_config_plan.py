@@ -82,7 +82,8 @@ def compared(settings: dict[str, Any], bits: PlannedBits, seed: int, share: floa
 
 @pytest.mark.parametrize(
     ("settings", "seed", "share"),
-    [(GPT2, 5, 0), (LLAMA, 2, 0), (CLASSES, 5, 0.1), (VIT, 5, 0.2)],
+    # Of the classes some table reads one bit, which nothing else there does: a key of its own.
+    [(GPT2, 5, 0), (LLAMA, 2, 0), (CLASSES, 5, 0.15), (VIT, 5, 0.2)],
     ids=["gpt2", "llama", "bert", "vit"],
 )
 def test_a_shape_is_planned_as_the_model_that_is_built(

@@ -235,7 +235,7 @@ def broken(make: str) -> onnx.ModelProto:
         ("unquantized operand", "block.fc", "QuantIdentity"),
         ("no input quantizer", "block.fc", "QuantIdentity"),
         ("float output", "t1", "QuantIdentity"),
-        ("foreign domain", "odd", "QONNX Quant"),
+        ("foreign domain", "odd", "QONNX's quantizers"),
     ],
 )
 def test_errors_name_the_layer_and_the_cure(make: str, layer: str, cure: str) -> None:
