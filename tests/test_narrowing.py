@@ -263,3 +263,10 @@ def test_answers_are_kept_of_the_model_and_average_errors_are_taken_off() -> Non
     found = narrow(program, samples, within=0.05, reference=right)
     assert found.lost is not None
     assert found.lost <= 0.05
+
+
+def test_a_table_of_nine_bits_keeps_as_many_as_samples_need() -> None:
+    program = steps(np.array([5.3, 7.1, 3.9]), start=-250, size=501)
+    samples = [{"x": RNG.integers(-60, 61, (1, 3))} for _ in range(300)]
+    (layer,) = narrow(program, samples, within=0.0).layers
+    assert (layer.bits_before, layer.bits_after, layer.lost) == (9, 7, 0.0)

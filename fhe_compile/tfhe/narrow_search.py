@@ -4,7 +4,8 @@ A way changes entries (`narrow_ways`), which changes answers: by how much is mea
 for a way in the middle, and taken to grow with the mean square of what changes, errors of several
 tables to add up (as in mixed-precision quantization, Dong et al., "HAWQ-V2", 2020). For each weight
 of these errors against milliseconds (`coupled_prices`) the best ways are found table by table, over
-and over; the weight is lowered until answers on the samples leave the budget.
+and over; the weight is lowered until answers on the samples leave the budget. Then the dearest
+tables are taken one by one, each as cheap as what is left of the budget allows.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _DEAREST = 1e10  # milliseconds that all answers together are worth: nothing is 
 _FACTOR, _HALVINGS = 8.0, 3  # from one weight to the next, and between the last two
 _FAILURES = 3  # weights in a row that leave the budget
 _SWEEPS = 3
+_ONE_BY_ONE = 12  # the dearest tables, each worth four or so losses
 Chosen = dict[str, Narrowing]
 
 
@@ -93,16 +95,48 @@ class NarrowSearch:
             else:
                 best, inside, failed, outside = start, weight, 0, 0.0
             weight /= _FACTOR
-        if not best or not outside:
-            return _of(best)
-        for _ in range(_HALVINGS):
+        for _ in range(_HALVINGS if best and outside else 0):
             middle = float(np.sqrt(inside * outside))
             tried = self._cheapest(best, middle)
             if self.loss(_of(tried)) > budget:
                 outside = middle
             else:
                 best, inside = tried, middle
-        return _of(best)
+        as_it_is = {name: ways[0] for name, ways in self.ways.items()}
+        ends = [self._one_by_one(best or as_it_is, budget)]
+        if best and len(self.ways) <= _ONE_BY_ONE:
+            ends.append(self._one_by_one(as_it_is, budget))
+        return _of(min(ends, key=self._milliseconds))
+
+    def _one_by_one(self, start: Mapping[str, Way], budget: float) -> dict[str, Way]:
+        """From `start` on, which is within the budget, cheaper ways of the dearest tables.
+
+        What is cheaper is taken to lose more: of each table's ways few are tried.
+        """
+        chosen = dict(start)
+
+        def saved(name: str) -> float:
+            cheapest = min(self.ways[name], key=lambda way: way.ms)
+            return self._milliseconds(chosen) - self._milliseconds({**chosen, name: cheapest})
+
+        for name in sorted(chosen, key=saved, reverse=True)[:_ONE_BY_ONE]:
+            priced = [(self._milliseconds({**chosen, name: way}), way) for way in self.ways[name]]
+            now = self._milliseconds(chosen)
+            cheaper = sorted((pair for pair in priced if pair[0] < now), key=lambda pair: pair[0])
+            low, high = 0, len(cheaper)
+            while low < high:
+                middle = (low + high) // 2
+                if self.loss(_of({**chosen, name: cheaper[middle][1]})) > budget:
+                    low = middle + 1
+                else:
+                    high = middle
+            if high < len(cheaper):
+                chosen[name] = cheaper[high][1]
+        return chosen
+
+    def _milliseconds(self, chosen: Mapping[str, Way]) -> float:
+        readings = {self._tags[name]: self._reading(name, way) for name, way in chosen.items()}
+        return self._prices.milliseconds(readings)
 
     def _weight(self, name: str) -> float:
         """How much answers change for each unit that entries of a table do."""

@@ -13,7 +13,7 @@ from torusformer.fhe_compile.program.nodes import IntArray, Table
 from torusformer.fhe_compile.program.ranges import Interval
 from torusformer.fhe_compile.tfhe.coupled_prices import Reading
 
-LEAST, MOST = 2, 6  # bits that a narrowed table reads
+LEAST, MOST = 2, 8  # bits that a narrowed table reads
 MOST_LSBS = 6  # that a rounding before it drops
 
 
