@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 from torusformer import InputError
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.prices.failure import failure_probability, show_p_error
-from torusformer.fhe_compile.tfhe.plan import MAXIMUM_BITS, PlanRow, describe_prices
+from torusformer.fhe_compile.tfhe.plan import MAXIMUM_BITS, describe_prices
+from torusformer.fhe_compile.tfhe.plan_rows import Costs, PlanRow
 from torusformer.models.config import ModelConfig
 from torusformer.models.foreign.shapes import Shape
 from torusformer.pipelines.config_bits import TERNARY_SHARE, PlannedBits
@@ -47,7 +47,7 @@ OTHER_KIND = "MLP"
 
 
 @dataclass(frozen=True)
-class ConfigPlan:
+class ConfigPlan(Costs):
     """What a run of a model of this `shape` costs, at these `bits`.
 
     `rows` as in `Plan`; `strategies` say how products are computed, layer by layer. A plan of
@@ -66,32 +66,6 @@ class ConfigPlan:
     prices: Mapping[str, Any]
     dear: tuple[str, ...]
     strategies: Mapping[str, str] = field(repr=False)
-
-    @property
-    def pbs_total(self) -> int:
-        """Programmable bootstraps of one run."""
-        return sum(row.pbs for row in self.rows)
-
-    @property
-    def pbs_by_layer(self) -> dict[str, int]:
-        """As in `Plan`."""
-        count: Counter[str] = Counter()
-        for row in self.rows:
-            count[row.layer] += row.pbs
-        return dict(count)
-
-    @property
-    def pbs_by_bit_width(self) -> dict[int, int]:
-        """By the bits that a table reads; those of a rounding read one bit."""
-        count: Counter[int] = Counter()
-        for row in self.rows:
-            count[1 if row.op == "round" else row.bits] += row.pbs
-        return dict(sorted(count.items()))
-
-    @property
-    def predicted_seconds(self) -> float:
-        """Of one run on the machine of the price list."""
-        return sum(row.ms for row in self.rows) / 1000
 
     def by_kind(self) -> dict[str, list[PlanRow]]:
         """Rows by kind of layer, in the order in which they come."""

@@ -17,7 +17,7 @@ from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.fhe_compile.program.port import Port
 from torusformer.fhe_compile.tfhe.encoding import EncodedPort, Encoding, bits_for, shared_widths
 from torusformer.fhe_compile.tfhe.estimate import Estimate
-from torusformer.fhe_compile.tfhe.plan import PlanRow
+from torusformer.fhe_compile.tfhe.plan_rows import PlanRow
 from torusformer.fhe_compile.tfhe.tensor_ops import (
     AddClear,
     Backend,

@@ -15,7 +15,8 @@ from tests.spread import spread
 from tests.twins import float_model, program_of
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.prices.cost import load_prices
-from torusformer.fhe_compile.tfhe.plan import PlanRow, plan
+from torusformer.fhe_compile.tfhe.plan import plan
+from torusformer.fhe_compile.tfhe.plan_rows import PlanRow
 from torusformer.models import ModelConfig
 from torusformer.models.foreign import import_checkpoint
 from torusformer.models.foreign.shapes import Shape, read_shape, shipped_configs

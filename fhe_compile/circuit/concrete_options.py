@@ -14,7 +14,7 @@ from torusformer.fhe_compile.prices.cost import KeySizes
 from torusformer.fhe_compile.prices.failure import show_p_error
 from torusformer.fhe_compile.program.nodes import IntArray, Port
 from torusformer.fhe_compile.tfhe.encoding import Encoding
-from torusformer.fhe_compile.tfhe.plan import PlanRow
+from torusformer.fhe_compile.tfhe.plan_rows import PlanRow
 
 
 class CompileError(TorusformerError):

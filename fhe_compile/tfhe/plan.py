@@ -35,6 +35,7 @@ from torusformer.fhe_compile.program.nodes import Program
 from torusformer.fhe_compile.tfhe.encode import encode
 from torusformer.fhe_compile.tfhe.encoding import Encoding
 from torusformer.fhe_compile.tfhe.estimate import Dear, Estimate
+from torusformer.fhe_compile.tfhe.plan_rows import Costs, PlanRow
 from torusformer.fhe_compile.tfhe.read_wider import read_wider_if_cheaper
 from torusformer.fhe_compile.tfhe.tensor_ops import Lookup, Truncate, Wrap
 from torusformer.fhe_compile.tfhe.wide_sums import WideSums, wide_sums
@@ -44,24 +45,7 @@ MAXIMUM_BITS = 16
 
 
 @dataclass(frozen=True)
-class PlanRow:
-    """The bootstraps of one operation: `bits` is the width it reads, `lsbs` what it drops.
-
-    What `wraps` is read modulo 2**(bits + 1).
-    """
-
-    tag: str
-    layer: str
-    op: str
-    bits: int
-    lsbs: int
-    pbs: int
-    ms: float
-    wraps: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(Costs):
     """What a run of `program` will cost, and the form of it that does: `encoding` of `expanded`.
 
     `rows` are in the order of execution.
@@ -89,19 +73,6 @@ class Plan:
     reply_bytes: int = 0
 
     @property
-    def pbs_total(self) -> int:
-        """Programmable bootstraps of one run."""
-        return sum(row.pbs for row in self.rows)
-
-    @property
-    def pbs_by_layer(self) -> dict[str, int]:
-        """Bootstraps by the layer of the model they come from."""
-        count: Counter[str] = Counter()
-        for row in self.rows:
-            count[row.layer] += row.pbs
-        return dict(count)
-
-    @property
     def pbs_by_tag(self) -> dict[str, int]:
         """Bootstraps by tag and by every prefix of it, as Concrete reports them."""
         count: Counter[str] = Counter()
@@ -112,14 +83,6 @@ class Plan:
         return dict(count)
 
     @property
-    def pbs_by_bit_width(self) -> dict[int, int]:
-        """Bootstraps by the bits that the table reads; those of a rounding read one bit."""
-        count: Counter[int] = Counter()
-        for row in self.rows:
-            count[1 if row.op == "round" else row.bits] += row.pbs
-        return dict(sorted(count.items()))
-
-    @property
     def wrapping_by_layer(self) -> dict[str, int]:
         """Bootstraps that read a sum modulo 2**(bits + 1), by layer; only layers that have some."""
         count: Counter[str] = Counter()
@@ -127,11 +90,6 @@ class Plan:
             if row.wraps:
                 count[row.layer] += row.pbs
         return dict(count)
-
-    @property
-    def predicted_seconds(self) -> float:
-        """Seconds of one run on the machine of the price list."""
-        return sum(row.ms for row in self.rows) / 1000
 
     @property
     def seconds_by_layer(self) -> dict[str, float]:
