@@ -48,7 +48,9 @@ class ModelConfig(Config):
     embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
     `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
     of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
-    W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap.
+    W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap. A
+    classifier of tokens has `window_dim` units of its own instead, before all blocks, each of which
+    reads a token and the W - 1 behind it.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -83,6 +85,7 @@ class ModelConfig(Config):
     skip: bool = False
     tied: bool = False
     window: Several | None = None
+    window_dim: Count | None = None
     padding: Annotated[int, Field(ge=0)] | None = None
     input_scale: Positive | None = None
     patch: tuple[int, int] | None = None
@@ -143,8 +146,12 @@ class ModelConfig(Config):
              " or leave out hidden"),
             (self.norm != "none", ("norm_epsilon", "embed_norm"), "norm is none; leave it out, or"
              " choose another norm"),
-            (self.foretells and not self.gated, ("window",), "only a decoder whose MLP"
-             " has no gate reads neighbours; leave it out, or leave out num_classes and gated"),
+            ((self.foretells and not self.gated) or self.window_dim is not None, ("window",), "only"
+             " a decoder whose MLP has no gate reads neighbours, or a classifier in window_dim"
+             " units; leave it out, or leave out num_classes and gated, or give window_dim"),
+            (self.vocabulary is not None and not self.foretells and self.window is not None,
+             ("window_dim",), "only a classifier of token ids has such units; leave it out, or give"
+             " window and num_classes"),
             (self.attention == "table", ("groups",), f"attention is {self.attention}; leave it"
              " out, or choose attention table"),
             (self.positions == "rotary", ("rotary_base",), f"positions are {self.positions}; leave"
@@ -158,8 +165,11 @@ class ModelConfig(Config):
              " has no position to turn to; choose pooling mean or first, or learned positions"),
             (not self.causal or self.pooling != "query", ("pooling",), "a learned query sees all"
              " tokens, a causal model does not; choose pooling last"),
-            (self.padding is None or self.pooling not in ("last", "row", "query"), ("pooling",),
-             "padding may fill the last token, and a query's scores; choose pooling mean or first"),
+            (self.padding is None or self.pooling not in ("last", "row"), ("pooling",),
+             "padding may fill the last token; choose pooling mean or first"),
+            (self.padding is None or self.pooling != "query" or self._pads_with_zero, ("pooling",),
+             "padding weighs nothing for a learned query only in one block of attention tanh without"
+             " positions; choose that, or pooling mean or first"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
             (self.attention != "sigmoid" or self.pooling != "query", ("pooling",), "a learned query"
@@ -168,6 +178,16 @@ class ModelConfig(Config):
             (self.kv_heads is None or products, ("kv_heads",), f"attention {self.attention} has a"
              " head of keys for each of queries; leave it out"),
         )  # fmt: skip
+
+    @property
+    def _pads_with_zero(self) -> bool:
+        """Whether what a learned query finds in padding is zero by itself, under encryption too."""
+        return self.layers == 1 and self.attention == "tanh" and self.positions == "none"
+
+    @property
+    def zero_padding(self) -> bool:
+        """Whether padding is a token of zeros, so that a text counts the same at any length."""
+        return self.padding is not None and self.pooling == "query"
 
     @property
     def key_heads(self) -> int:

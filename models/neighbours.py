@@ -1,14 +1,21 @@
-"""The tokens before each token in, what a layer has learned about each of them out.
+"""The tokens around each token in, what a layer has learned about each of them out.
 
-A window of neighbours costs no bootstrap: what it adds is linear in one-hot tokens.
+A window of neighbours costs no bootstrap: what it adds is linear in one-hot tokens, and a sum of
+rows of a public table.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from torusformer.models.activations import ACTIVATIONS
+from torusformer.models.config import ModelConfig
+
+NEAR_STD = 0.5  # of what neighbours add to a hidden unit, before training
 
 
 def rows_before(
@@ -29,3 +36,44 @@ def rows_before(
         part = seen[start : start + count - missing]
         found = nn.functional.embedding(part[0] if count == 1 else torch.cat(part, dim=1), row)
         yield nn.functional.pad(found, (0, 0, missing, 0)) if missing else found
+
+
+def rows_from(
+    weight: Iterable[Tensor], tokens: Tensor, padding: int | None = None
+) -> Iterator[Tensor]:
+    """For each row of `weight` (W, V, n) what it says: (B, T, n), zero behind the last token.
+
+    Row j is about the token j places behind each of `tokens` (B, T), row 0 about itself. What is
+    said of `padding` is not learned.
+    """
+    count = tokens.shape[1]
+    for j, row in enumerate(weight):
+        if j < count:
+            found = nn.functional.embedding(tokens[:, j:], row, padding)
+            behind = torch.zeros(len(found), j, found.shape[2])
+            yield torch.cat([found, behind], dim=1) if j else found
+
+
+class Window(nn.Module):
+    """Units that read `window` tokens from each on, and what they add to its embedding.
+
+    A row of `near` (W, V, n) for each token and place; that of padding is zero and stays so, and
+    where nothing but padding is read, nothing is added.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Weights drawn from torch's global generator."""
+        super().__init__()
+        width, places = config.window_dim or 0, config.window or 1
+        self.config = config
+        rows = torch.randn(places, config.vocabulary or 0, width) * NEAR_STD / math.sqrt(places)
+        if config.padding is not None:
+            rows[:, config.padding] = 0.0
+        self.near = nn.Parameter(rows)
+        self.down = nn.Linear(width, config.dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, dim)."""
+        total = torch.stack(list(rows_from(self.near, tokens, self.config.padding))).sum(0)
+        found: Tensor = self.down(ACTIVATIONS[self.config.activation](total))
+        return found

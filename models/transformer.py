@@ -15,12 +15,11 @@ from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Attention
 from torusformer.models.checkpoint import load_folder, save_folder
 from torusformer.models.config import ModelConfig
-from torusformer.models.neighbours import rows_before
+from torusformer.models.neighbours import NEAR_STD, Window, rows_before
 from torusformer.models.norms import build_norm
 from torusformer.models.positions import position_vectors
 
 KIND = "torusformer.transformer"
-NEAR_STD = 0.5  # of what neighbours add to a hidden unit, before training
 
 
 class Block(nn.Module):
@@ -90,7 +89,8 @@ class Transformer(nn.Module):
         if config.features is not None:
             self.embed = nn.Linear(config.features, config.dim)
         else:
-            self.embed = nn.Embedding(config.vocabulary or 0, config.dim)
+            zero = config.padding if config.zero_padding else None
+            self.embed = nn.Embedding(config.vocabulary or 0, config.dim, padding_idx=zero)
         vectors = position_vectors(config)
         if isinstance(vectors, nn.Parameter):
             self.positions = vectors
@@ -98,7 +98,9 @@ class Transformer(nn.Module):
             self.register_buffer("positions", vectors, persistent=False)
         if config.embed_norm:
             self.embed_norm = build_norm(config.norm, config.dim, config.norm_epsilon)
-        windows = (config.window or 1, *[1] * (config.layers - 1))
+        self.window = None if config.window_dim is None else Window(config)
+        first = 1 if config.window_dim is not None else config.window or 1
+        windows = (first, *[1] * (config.layers - 1))
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
@@ -122,7 +124,9 @@ class Transformer(nn.Module):
         config = self.config
         keep = None if config.padding is None else (x != config.padding).to(torch.float32)
         tokens = None if config.window is None else x
+        near = None if self.window is None else self.window(x)
         x = embedded = self._embedded(x)
+        x = x if near is None else x + near
         *earlier, last = self.blocks
         for block in earlier:
             x = block(x, keep=keep, tokens=tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -172,13 +173,21 @@ class AskedAttention(QuantAttention):
     """Attention of one learned query: with it folded into the keys, scores are linear in tokens."""
 
     def __init__(self, at: Setting) -> None:
-        """Weights beside what all attention has."""
+        """Weights beside what all attention has; of what is known, weighed values."""
         super().__init__(at)
         self.weights = WEIGHTS[at.model.attention](at.config)
+        known = at.known and at.model.attention == "tanh"  # no softmax: each token by itself
+        self.term_quant = ActQuant(at.config.token_bit_width, narrow=True) if known else None
 
     def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
         """`q` are the scores (B, h, 1, T)."""
-        return weighed(self.weights(q, rows), self._for_each_head(self.value_quant(v)))
+        if self.model.zero_padding:  # whose values are zero whatever it weighs
+            rows = replace(rows, keep=None)
+        if self.term_quant is None:
+            return weighed(self.weights(q, rows), self._for_each_head(self.value_quant(v)))
+        v = v.repeat_interleave(self.model.heads // self.model.key_heads, dim=1)
+        term = self.term_quant(torch.tanh(q).transpose(-1, -2) * v)
+        return Found(term._replace(value=term.value.sum(2, keepdim=True)))
 
 
 class TableAttention(QuantAttention):

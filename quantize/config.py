@@ -17,14 +17,14 @@ MAX_BITS = 12  # 3 or 4 are usual
 Bits = Annotated[int, Field(ge=1, le=MAX_BITS)]
 # Layers whose sums may wrap: maps by the last part of their name, and two kinds of products.
 Wrapping = Literal[
-    "embed", "query", "key", "value", "up", "gate", "out", "down", "score", "context"
+    "embed", "query", "key", "value", "up", "gate", "out", "down", "score", "context", "window"
 ]
 Width = Annotated[int, Field(ge=2, le=MAX_BITS)]
 EXACT_BITS = 24  # of whole numbers in float32: sums on the way to narrow ones, see `widened`
 Sum = Annotated[int, Field(ge=2, le=EXACT_BITS)]
 # What a wrapping sum is looked up as, and so which `*_narrow` makes its levels odd.
 ODD_LEVELS: Mapping[Wrapping, str] = {
-    **dict.fromkeys(("embed", "context", "out", "up", "gate", "down"), "act"),
+    **dict.fromkeys(("embed", "context", "out", "up", "gate", "down", "window"), "act"),
     **dict.fromkeys(("query", "key"), "score"),
     "value": "value",
 }
@@ -68,7 +68,8 @@ class QuantConfig(Config):
     `token_input` says how token ids are sent: "one-hot" rows, of which the server makes the
     embedding without a bootstrap, or "lookup", rows of a public table that the client looks up.
 
-    `token_bit_width`: in a decoder, bits of what a token alone adds to a sum of the MLP.
+    `token_bit_width`: bits of what a token alone adds to a sum: of the MLP in a decoder, of what a
+    learned query reads, of units that read neighbours.
 
     `input_unary` sends an input n of b bits as the 2^b - 1 bits n >= 1, n >= 2, ...: more
     ciphertexts, which cost no bootstrap, but sums of the same width take more weights.

@@ -27,6 +27,7 @@ from torusformer.quantize.config import Rewrite
 from torusformer.quantize.graph import (
     INPUT,
     POOLED,
+    WINDOW,
     Affine,
     Attend,
     Code,
@@ -270,6 +271,8 @@ class _Fusion:
                 return model.tokens * (model.features or 0)
             case Embedding():
                 return op.weight.shape[1]
+            case Code() if op.name == WINDOW:
+                return model.window_dim or 0
             case Attend():
                 return model.heads * model.head_value_dim
             case Code() if op.name == POOLED:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torusformer.models.attention import Attention
 from torusformer.models.config import Activation, ModelConfig, Norm
+from torusformer.models.neighbours import Window
 from torusformer.models.norms import NORMS, FloatNorm
 from torusformer.models.transformer import Block, Transformer
 
@@ -24,6 +25,7 @@ from torusformer.models.transformer import Block, Transformer
 Role = Literal["stream", "restart", "branch", "activation", "hidden", "factor"]
 INPUT = "input"
 POOLED = "pooler_quant"  # what a head reads of a pooler
+WINDOW = "window.activation_quant"  # of the units that read neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,13 @@ class Embedding(Op):
 
     weight: Tensor
     positions: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours(Op):
+    """Sums of rows of `weight` (W, vocabulary, n): of each token and of those behind it."""
+
+    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +190,8 @@ def graph_of(model: Transformer) -> Graph:
     if config.embed_norm:
         x = add(_norm("embed_norm", x, config.norm, model.embed_norm))
     stream = add(Code("stream_quant", (x,), "stream"))
+    if model.window is not None:
+        stream = _add_window(add, model.window, stream)
     for i, block in enumerate(model.blocks):
         asks = config.pooling == "query" and i == config.layers - 1
         query = model.query if asks else None
@@ -266,6 +277,17 @@ def _add_block(
     branch = add(Code(f"{name}.mlp_quant", (down,), "branch"))
     stream = add(Residual(f"{name}.passed", (stream, branch)))
     return add(_norm(f"{name}.norm2", stream, kind, block.norm2)) if post else stream
+
+
+def _add_window(add: Callable[[Op], str], window: Window, stream: str) -> str:
+    """What neighbours add to the stream; its name behind that."""
+    found = add(Neighbours("window.sum", (), window.near))
+    found = add(Activate("window.activation", (found,), window.config.activation))
+    hidden = add(Code(WINDOW, (found,), "hidden"))
+    down = window.down
+    found = add(Affine("window.down", (hidden,), (down.weight,), torch.zeros(down.out_features)))
+    branch = add(Code("window.quant", (found,), "branch"))
+    return add(Residual("window.passed", (stream, branch)))
 
 
 def _norm(name: str, source: str, kind: Norm, norm: FloatNorm) -> Normalize:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Heads
 from torusformer.models.config import ModelConfig
-from torusformer.models.neighbours import rows_before
+from torusformer.models.neighbours import rows_before, rows_from
 from torusformer.models.norms import build_norm
 from torusformer.models.transformer import pooled
 from torusformer.quantize.graph import (
@@ -20,6 +20,7 @@ from torusformer.quantize.graph import (
     Features,
     Graph,
     InARow,
+    Neighbours,
     Normalize,
     OneToken,
     Op,
@@ -48,6 +49,8 @@ def _value(
         case Embedding():
             rows = op.weight[x]
             return rows if op.positions is None else rows + op.positions[: x.shape[1]]
+        case Neighbours():
+            return sum(rows_from(op.weight, x), torch.zeros(()))
         case Affine():
             total = op.bias + sum(s @ w.T for s, w in zip(sources, op.weights, strict=True))
             if op.near is not None:

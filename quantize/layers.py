@@ -10,9 +10,10 @@ from brevitas.function.ops_ste import round_ste
 from brevitas.proxy.parameter_quant import DecoupledWeightQuantWithInputProxyFromInjector
 from torch import Tensor, nn
 
-from torusformer.models.neighbours import rows_before
+from torusformer.models.neighbours import rows_before, rows_from
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.quantizers import (
+    ActQuant,
     Grid,
     constant,
     quantize_to,
@@ -123,7 +124,8 @@ class RoundedLinear(nn.Module):
     """x W^T + bias, rounded to the accumulator's width; the bias lives in the next table.
 
     A bias may differ by position. With `known` inputs, what a token alone adds (a float linear
-    map of them) is rounded to whole units of the sum, `token_bit_width` bits.
+    map of them) is rounded to whole units of the sum, `token_bit_width` bits. With `zero_padding`
+    padding adds nothing there, and the bias is a part of what other tokens add.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class RoundedLinear(nn.Module):
         sum_bit_width: int | None = None,
         into_stream: bool = False,
         ring: int | None = None,
+        zero_padding: bool = False,
     ) -> None:
         """Starts from float `weight` (out, in), `bias` (out,), `positions` (T, out).
 
@@ -165,6 +168,9 @@ class RoundedLinear(nn.Module):
         self.positions = None if positions is None else nn.Parameter(positions.clone())
         self.token_bit_width = config.token_bit_width
         self.token = None if known is None else linear_of(known, bias)
+        self.zero_padding = zero_padding
+        if zero_padding:
+            self.bias.requires_grad_(False)
         self.near = None if near is None else nn.Parameter(near.clone())
         width = config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
         self.rounding = AccumulatorRounding(width) if ring is None else Folding(ring)
@@ -188,17 +194,22 @@ class RoundedLinear(nn.Module):
         known: Tensor | None = None,
         first: int = 0,
         tokens: tuple[Tensor, Sequence[Tensor]] | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """(..., T, in), and what is known of each token (..., T, k), to (..., T, out).
 
         `first` is the position of the first token; `tokens` are the ids (B, T), and those before.
+        `keep` (B, T) is 0 where a token is padding.
         """
         total = self.accumulate(x)
         bias: Tensor = self.bias
         if self.positions is not None:
             bias = bias + self.positions[first : first + x.value.shape[-2]]
         if self.token is not None:
-            total = self._plus(total, self.token(known))
+            added = self.token(known)
+            if self.zero_padding and keep is not None:
+                added = added * keep.unsqueeze(-1)
+            total = self._plus(total, added)
         if self.near is not None:
             assert tokens is not None, "neighbours are token ids"
             for row in rows_before(map(constant, self.near), *tokens):
@@ -211,6 +222,45 @@ class RoundedLinear(nn.Module):
         added = quantize_to(number, constant(total.scale), bits)
         half = 2.0 ** (bits - 1)
         return Grid(total.value + added, total.scale, total.lo - half, total.hi + half - 1)
+
+
+class KnownLinear(nn.Linear):
+    """A float linear map of what is known of each token; of padding zero, if `zero_padding`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, zero_padding: bool) -> None:
+        """Starts from `weight` (out, in) and `bias` (out,)."""
+        super().__init__(weight.shape[1], weight.shape[0])
+        self.zero_padding = zero_padding
+        self.weight.data.copy_(weight)
+        self.bias.data.copy_(bias)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, T, in) to (B, T, out); `keep` (B, T) is 0 where a token is padding."""
+        found = super().forward(x)
+        return found if keep is None or not self.zero_padding else found * keep.unsqueeze(-1)
+
+
+class NeighbourSum(nn.Module):
+    """Sums of a row for each of some neighbours, all in whole units; the next table reads them."""
+
+    def __init__(
+        self, rows: Tensor, config: QuantConfig, *, ring: int | None, padding: int | None
+    ) -> None:
+        """Starts from float `rows` (W, vocabulary, n); that of `padding` is zero and stays so."""
+        super().__init__()
+        self.near, self.padding = nn.Parameter(rows.clone()), padding
+        self.row_quant = ActQuant(config.token_bit_width, narrow=True)
+        self.rounding = (
+            AccumulatorRounding(config.accumulator_bit_width) if ring is None else Folding(ring)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids to (B, T, n)."""
+        rows = [self.row_quant(row) for row in rows_from(self.near, tokens, self.padding)]
+        total = torch.stack([row.value for row in rows]).sum(0)
+        one, count = rows[0], len(self.near)
+        found: Tensor = self.rounding(Grid(total, one.scale, count * one.lo, count * one.hi)).value
+        return found
 
 
 def quantized_weight(linear: qnn.QuantLinear, x: Grid, *, training: bool) -> tuple[Tensor, Tensor]:

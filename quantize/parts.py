@@ -37,15 +37,16 @@ class QuantFeatures(nn.Module):
 class Embedded(nn.Module):
     """Rows of a matrix, and a vector for each position, in floating point."""
 
-    def __init__(self, op: Embedding) -> None:
-        """Learned on from the float model's."""
+    def __init__(self, op: Embedding, model: ModelConfig) -> None:
+        """Learned on from the float model's; the row of padding stays zero where it is."""
         super().__init__()
+        self.padding = model.padding if model.zero_padding else None
         self.weight = nn.Parameter(op.weight.clone())
         self.positions = None if op.positions is None else nn.Parameter(op.positions.clone())
 
     def forward(self, tokens: Tensor, first: int) -> Tensor:
         """(B, T) ids, the first at position `first`, to (B, T, dim)."""
-        x = nn.functional.embedding(tokens, self.weight)
+        x = nn.functional.embedding(tokens, self.weight, self.padding)
         if self.positions is None:
             return x
         return x + constant(self.positions[first : first + tokens.shape[1]])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from torusformer import InputError
 from torusformer.quantize.config import QuantConfig
-from torusformer.quantize.graph import Affine, Attend, Graph
+from torusformer.quantize.graph import Affine, Attend, Graph, Neighbours
 from torusformer.quantize.quantizers import Grid, constant
 
 ODD_ACTIVATIONS = ("hardtanh",)
@@ -78,17 +78,19 @@ def check_rings(graph: Graph, config: QuantConfig) -> None:
     attends = [op for op in graph.ops if isinstance(op, Attend)]
     layers = {op.name.rpartition(".")[2] for op in graph.ops if type(op) is Affine}
     layers |= {"context", "score"} if attends else set()
+    layers |= {"window"} if any(isinstance(op, Neighbours) for op in graph.ops) else set()
     if unknown := sorted(set(config.rings) - layers):
         raise InputError(
             f"rings name {unknown[0]!r}, which is no layer of this model once it is folded; known:"
             f" {', '.join(sorted(layers - {'head'}))}"
         )
-    reader = "gate" if model.gated else "up"
-    if reader in config.rings and model.activation not in ODD_ACTIVATIONS:
-        raise InputError(
-            f"rings name {reader!r}, and activation {model.activation} is no odd function: its sum"
-            f" cannot wrap; choose activation {', '.join(ODD_ACTIVATIONS)}, or leave {reader!r} out"
-        )
+    for reader in ("gate" if model.gated else "up", "window"):
+        if reader in config.rings and model.activation not in ODD_ACTIVATIONS:
+            raise InputError(
+                f"rings name {reader!r}, and activation {model.activation} is no odd function: its"
+                f" sum cannot wrap; choose activation {', '.join(ODD_ACTIVATIONS)}, or leave"
+                f" {reader!r} out"
+            )
     if "score" in config.rings and model.attention not in ODD_ATTENTION:
         raise InputError(
             f"rings name 'score', and the weights of attention {model.attention} are no odd"

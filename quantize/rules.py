@@ -4,7 +4,8 @@
 |---|---|---|
 | Features | `QuantFeatures` | codes of the input |
 | Embedding | `Embedded` | numbers, known for each token |
-| Affine | `nn.Linear` of what is known, else `RoundedLinear` | numbers: a sum no table has read |
+| Neighbours | `NeighbourSum` | numbers: a sum no table has read |
+| Affine | `KnownLinear` of what is known, else `RoundedLinear` | numbers: a sum as well |
 | Head | `QuantHead`, of the next token `TokenHead` | logits |
 | Code | `ActQuant` on the grid of its role | codes |
 | Normalize | a norm of `quantize.norms`, of what is known the float norm | codes, or numbers |
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torusformer.models.norms import NORMS
 from torusformer.quantize.attention import ATTENTION, AskedAttention, Setting
 from torusformer.quantize.graph import (
+    WINDOW,
     Activate,
     Affine,
     Attend,
@@ -35,6 +37,7 @@ from torusformer.quantize.graph import (
     Features,
     Head,
     InARow,
+    Neighbours,
     Normalize,
     OneToken,
     Op,
@@ -43,10 +46,11 @@ from torusformer.quantize.graph import (
 )
 from torusformer.quantize.heads import QuantHead, TokenHead
 from torusformer.quantize.layers import (
+    KnownLinear,
+    NeighbourSum,
     RoundedLinear,
     add,
     in_a_row,
-    linear_of,
     one_token,
     side_by_side,
 )
@@ -75,7 +79,7 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
     weight, known = _weights(op, site)
     if weight is None:
         assert known is not None and op.positions is None
-        return linear_of(known, op.bias)
+        return KnownLinear(known, op.bias, zero_padding=site.model.zero_padding)
     readers = site.graph.readers(op.name)
     of_input = site.of_input(op.sources[0])
     ring = site.ring(op.name.rpartition(".")[2])
@@ -90,13 +94,15 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
         sum_bit_width=site.config.embed_sum_bit_width if of_input else None,
         into_stream=any(isinstance(r, Code) and r.role in INTO_STREAM for r in readers),
         ring=ring,
+        zero_padding=site.model.zero_padding and known is not None,
     )
 
 
 def _run_affine(module: Any, sources: list[Value], rows: Rows, x: Tensor) -> Value:
-    if isinstance(module, nn.Linear):
-        return module(torch.cat(sources, dim=-1))
-    return module(*_parts(sources), rows.first, (x, rows.before))
+    keep = None if rows.keep is None else rows.keep.value
+    if isinstance(module, KnownLinear):
+        return module(torch.cat(sources, dim=-1), keep)
+    return module(*_parts(sources), rows.first, (x, rows.before), keep)
 
 
 def _build_head(op: Head, site: Site) -> nn.Module:
@@ -151,7 +157,8 @@ def _build_code(op: Code, site: Site) -> nn.Module:
         case "hidden":
             # Unsigned without a gate: what GELU leaves below zero is less than one unit.
             shared = site.shared_grid(op.name)
-            signed = site.model.gated or site.ring("up") is not None
+            layer = "window" if op.name == WINDOW else "up"
+            signed = site.model.gated or site.ring(layer) is not None
             return build_activation(config, signed=signed, share_scale_of=shared)
         case "factor":
             part = op.sources[0].rpartition(".")[2]
@@ -200,8 +207,14 @@ RULES: Mapping[type[Op], Rule] = {
         lambda op, site: QuantFeatures(site.config, op.unit),
         lambda module, sources, rows, x: module(x),
     ),
+    Neighbours: Rule(
+        lambda op, site: NeighbourSum(
+            op.weight, site.config, ring=site.ring("window"), padding=site.model.padding
+        ),
+        lambda module, sources, rows, x: module(x),
+    ),
     Embedding: Rule(
-        lambda op, site: Embedded(op), lambda module, sources, rows, x: module(x, rows.first)
+        lambda op, site: Embedded(op, site.model), lambda module, sources, rows, x: module(x, rows.first)
     ),
     Affine: Rule(_build_affine, _run_affine),
     Head: Rule(_build_head, lambda module, sources, rows, x: module(*_parts(sources))),
