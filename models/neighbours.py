@@ -41,17 +41,22 @@ def rows_before(
 def rows_from(
     weight: Iterable[Tensor], tokens: Tensor, padding: int | None = None
 ) -> Iterator[Tensor]:
-    """For each row of `weight` (W, V, n) what it says: (B, T, n), zero behind the last token.
+    """For each row of `weight` (W, V, n) what it says of `tokens` (B, T): (B, T - j, n).
 
-    Row j is about the token j places behind each of `tokens` (B, T), row 0 about itself. What is
-    said of `padding` is not learned.
+    Row j is about the token j places behind each, row 0 about itself; behind the last there is
+    none. What is said of `padding` is not learned.
     """
     count = tokens.shape[1]
     for j, row in enumerate(weight):
         if j < count:
-            found = nn.functional.embedding(tokens[:, j:], row, padding)
-            behind = torch.zeros(len(found), j, found.shape[2])
-            yield torch.cat([found, behind], dim=1) if j else found
+            yield nn.functional.embedding(tokens[:, j:], row, padding)
+
+
+def summed(rows: Iterable[Tensor]) -> Tensor:
+    """The sum of what `rows_from` gives, (B, T, n)."""
+    first, *others = rows
+    count = first.shape[1]
+    return sum((nn.functional.pad(x, (0, 0, 0, count - x.shape[1])) for x in others), first)
 
 
 class Window(nn.Module):
@@ -74,6 +79,6 @@ class Window(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) ids to (B, T, dim)."""
-        total = torch.stack(list(rows_from(self.near, tokens, self.config.padding))).sum(0)
+        total = summed(rows_from(self.near, tokens, self.config.padding))
         found: Tensor = self.down(ACTIVATIONS[self.config.activation](total))
         return found

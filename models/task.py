@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
 Measure = Literal["accuracy", "nats"]
 UNKNOWN = -1  # as a target: there is no token to foretell
+TOGETHER = 40  # batches that are sorted by length
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class Task:
     `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `source` where
     the samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
-    which neither training nor choosing knows anything.
+    which neither training nor choosing knows anything. `answers` (N, classes) are a teacher's logits
+    for the training samples, of which some may have no label: `UNKNOWN`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     measure: Measure = "accuracy"
     last: tuple[LabelArray, LabelArray] | None = None
+    answers: FloatArray | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -78,11 +81,22 @@ class Task:
             changes["num_classes"] = self.num_classes
         return model.replace(**changes)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """All training samples once, shuffled, about `size` at a time, with their targets."""
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """All training samples once, shuffled, about `size` at a time, with their targets.
+
+        Texts of about the same length go together, and their padding is left out.
+        """
         x, y = torch.from_numpy(self.x_train), torch.from_numpy(self.y_train)
-        for index in torch.randperm(len(x), generator=generator).chunk(math.ceil(len(x) / size)):
-            yield _trimmed(x[index], y[index])
+        answers = None if self.answers is None else torch.from_numpy(self.answers)
+        order = torch.randperm(len(x), generator=generator)
+        parts = list(order.chunk(math.ceil(len(x) / size)))
+        if self.padding is not None:
+            parts = _alike(parts, (x != self.padding).sum(1), generator)
+        for index in parts:
+            batch, target = _trimmed(x[index], y[index])
+            if self.padding is not None:
+                batch = batch[:, : max(1, int((batch != self.padding).sum(1).max()))]
+            yield Batch(batch, target, None if answers is None else answers[index])
 
     def batch_count(self, size: int) -> int:
         """How many `batches` gives."""
@@ -95,6 +109,25 @@ class Task:
         if self.measure == "accuracy":
             return float((flat.argmax(-1) == known).sum())
         return float(F.cross_entropy(flat, known, reduction="sum"))
+
+
+class Batch(NamedTuple):
+    """Samples, their targets, and a teacher's logits if it was asked beforehand."""
+
+    x: Tensor
+    y: Tensor
+    answers: Tensor | None
+
+
+def _alike(parts: list[Tensor], lengths: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Batches of the same sizes, those of `TOGETHER` in a row sorted by length and mixed again."""
+    found: list[Tensor] = []
+    for start in range(0, len(parts), TOGETHER):
+        together = parts[start : start + TOGETHER]
+        rows = torch.cat(together)
+        rows = rows[torch.argsort(lengths[rows], stable=True)]
+        found += rows.split([len(part) for part in together])
+    return [found[i] for i in torch.randperm(len(found), generator=generator)]
 
 
 def known_targets(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

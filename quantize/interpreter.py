@@ -8,7 +8,7 @@ from torch import Tensor
 from torusformer.models.activations import ACTIVATIONS
 from torusformer.models.attention import Heads
 from torusformer.models.config import ModelConfig
-from torusformer.models.neighbours import rows_before, rows_from
+from torusformer.models.neighbours import rows_before, rows_from, summed
 from torusformer.models.norms import build_norm
 from torusformer.models.transformer import pooled
 from torusformer.quantize.graph import (
@@ -50,7 +50,7 @@ def _value(
             rows = op.weight[x]
             return rows if op.positions is None else rows + op.positions[: x.shape[1]]
         case Neighbours():
-            return sum(rows_from(op.weight, x), torch.zeros(()))
+            return summed(rows_from(op.weight, x))
         case Affine():
             total = op.bias + sum(s @ w.T for s, w in zip(sources, op.weights, strict=True))
             if op.near is not None:

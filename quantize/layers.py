@@ -10,7 +10,7 @@ from brevitas.function.ops_ste import round_ste
 from brevitas.proxy.parameter_quant import DecoupledWeightQuantWithInputProxyFromInjector
 from torch import Tensor, nn
 
-from torusformer.models.neighbours import rows_before, rows_from
+from torusformer.models.neighbours import rows_before, rows_from, summed
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.quantizers import (
     ActQuant,
@@ -257,7 +257,7 @@ class NeighbourSum(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) ids to (B, T, n)."""
         rows = [self.row_quant(row) for row in rows_from(self.near, tokens, self.padding)]
-        total = torch.stack([row.value for row in rows]).sum(0)
+        total = summed(row.value for row in rows)
         one, count = rows[0], len(self.near)
         found: Tensor = self.rounding(Grid(total, one.scale, count * one.lo, count * one.hi)).value
         return found

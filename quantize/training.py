@@ -151,12 +151,16 @@ def optimizer_for(model: nn.Module, config: TrainConfig, rate: float) -> torch.o
 
 def _loss(logits: Tensor, y: Tensor, teacher: Tensor | None, config: TrainConfig) -> Tensor:
     flat, known = known_targets(logits, y)
-    hard = nn.functional.cross_entropy(flat, known, label_smoothing=config.label_smoothing)
+    hard = nn.functional.cross_entropy(
+        flat, known, label_smoothing=config.label_smoothing, reduction="sum"
+    ) / max(1, len(known))
     if config.z_loss:
         hard = hard + config.z_loss * torch.logsumexp(flat, -1).square().mean()
     if teacher is None:
         return hard
     t, wanted = config.temperature, known_targets(teacher, y)[0]
+    if y.ndim == 1:  # a class that nobody named has a teacher's answer all the same
+        flat, wanted = logits, teacher
     soft = nn.functional.kl_div(
         torch.log_softmax(flat / t, dim=1),
         torch.log_softmax(wanted / t, dim=1),
@@ -213,10 +217,12 @@ def train(
     with bar, nullcontext() if layers is None else layers.watching():
         for _ in range(epochs):
             total = 0.0
-            for x, y in task.batches(config.batch_size, generator):
+            for x, y, answers in task.batches(config.batch_size, generator):
                 batch = augment(x)
                 with torch.no_grad():
-                    wanted = teacher(batch) if teacher is not None else None
+                    wanted = answers if teacher is None else teacher(batch)
+                if not config.distillation:
+                    wanted = None
                 with watched(model) as sums:
                     loss = _loss(model(batch), y, wanted, config)
                 if sums:

@@ -100,6 +100,6 @@ def test_nats_are_those_of_known_targets():
 
 def test_batches_end_with_the_longest_of_their_words():
     task = load_words(context=16)
-    for x, y in task.batches(256, torch.Generator().manual_seed(0)):
+    for x, y, _ in task.batches(256, torch.Generator().manual_seed(0)):
         assert x.shape == y.shape
         assert (y[:, -1] != UNKNOWN).any()

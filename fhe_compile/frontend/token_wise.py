@@ -80,16 +80,18 @@ def compute(
     if len(sources) != 1 or not all(a is None or isinstance(a, Clear | TokenWise) for a in args):
         return None
     (source,) = sources
+    if proto.op_type == "Pad":
+        return None  # a constant beside tokens: as wide for each of them as the whole tensor
     if proto.op_type == "Gather":
         return _rows(args[0], args[1], int(attr.get("axis", 0)))
     if proto.op_type in ELEMENTWISE:
-        shape = np.broadcast_shapes(*(a.shape for a in args if a is not None))
-        refuse_size(shape, source.vocabulary)
         positions = _shared_positions(args)
         if positions is None:
             return None
-        rank = positions.ndim
-        value = apply(proto, [_aligned(arg, rank) for arg in args])
+        aligned = [_aligned(arg, positions.ndim) for arg in args]
+        shapes = [a.shape[isinstance(b, TokenWise) :] for a, b in zip(aligned, args) if a is not None]
+        refuse_size(np.broadcast_shapes(*shapes), source.vocabulary)
+        value = apply(proto, aligned)
         value = np.broadcast_to(value, (source.vocabulary, *value.shape[1:]))
     else:
         positions = _traced_positions(proto, args)
@@ -103,12 +105,11 @@ def _rows(table: Symbol | None, ids: Symbol | None, axis: int) -> TokenWise | No
     """Gather(table, ids) along the first axis."""
     if not isinstance(table, Clear) or not isinstance(ids, TokenWise) or axis != 0:
         raise LoweringError("tokens look up rows of a constant table, nothing else")
-    row = table.shape[1:]
-    refuse_size((*ids.shape, *row), table.shape[0])
+    row, place = table.shape[1:], ids.entries.value.astype(np.int64)
+    refuse_size((*place.shape[1:], *row), table.shape[0])
     positions = np.broadcast_to(
         ids.positions.reshape(*ids.shape, *(1 for _ in row)), (*ids.shape, *row)
     )
-    place = ids.entries.value.astype(np.int64)
     entries = Clear(table.value[place])
     scale, offset = table.scale, table.offset
     if table.ints is None or scale is None or offset is None:
