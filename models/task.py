@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torusformer.models.config import ModelConfig
+from torusformer.models.tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
@@ -30,7 +31,8 @@ class Task:
     `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `source` where
     the samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
-    which neither training nor choosing knows anything.
+    which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
+    padding fills up short samples.
     """
 
     name: str
@@ -44,6 +46,12 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     measure: Measure = "accuracy"
     last: tuple[LabelArray, LabelArray] | None = None
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def padding(self) -> int | None:
+        """The id that fills up short samples, if one does."""
+        return None if self.tokenizer is None else self.tokenizer.padding
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -74,6 +82,8 @@ class Task:
                 changes |= {"tokens": tokens, "features": features, "patch": self.patch}
         else:
             changes = {"vocabulary": len(self.vocabulary), "tokens": self.input_shape[0]}
+            if self.padding is not None:
+                changes["padding"] = self.padding
         if self.measure == "accuracy":
             changes["num_classes"] = self.num_classes
         return model.replace(**changes)

@@ -248,4 +248,4 @@ def _lowered(recipe: Recipe) -> Program:
     """Train, without a word, and lower."""
     with scratch_folder() as folder:
         train_into(folder, recipe, progress=False)
-        return lower(folder / QONNX, recipe.about())
+        return lower(folder / recipe.graph, recipe.about())
