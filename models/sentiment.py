@@ -82,6 +82,14 @@ def load_sentiment_task(
     )  # fmt: skip
 
 
+def held_out(data: Path | None, test: Path | None) -> Texts:
+    """The held-out texts of these files, as `load_sentiment_task` takes them."""
+    if test is not None:
+        return read_texts(test)
+    assert data is not None, "one of both is given"
+    return _split(read_texts(data), str(data))[1]
+
+
 def _split(texts: Texts, source: str) -> tuple[Texts, Texts]:
     """Three quarters to train on, one held out."""
     from sklearn.model_selection import train_test_split

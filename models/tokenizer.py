@@ -31,14 +31,20 @@ _PADDINGS = (PADDING, "<pad>")
 MODELS = ("WordPiece", "BPE", "WordLevel", "Unigram")
 MOST_PIECES, LEAST_PIECES = 1 << 18, 8
 LONGEST_TEXT = 20_000  # characters that are handed to the library at once
-# All of a text's components; a file that names another is not one that is known to be tame.
-_COMPONENTS = frozenset(
-    "BertNormalizer BertPreTokenizer BertProcessing ByteFallback ByteLevel CTC Digits Fuse "
-    "Lowercase Metaspace NFC NFD NFKC NFKD Nmt Precompiled Prepend Punctuation Replace "
-    "RobertaProcessing Sequence Split Strip StripAccents TemplateProcessing UnicodeScripts "
-    "Whitespace WhitespaceSplit WordPiece BPEDecoder CharDelimiterSplit".split()
-)
-_STAGES = ("normalizer", "pre_tokenizer", "post_processor")
+# Components that are known; a file that names another is refused.
+_STAGES: Mapping[str, frozenset[str]] = {
+    "normalizer": frozenset(
+        {"Sequence", "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Prepend",
+         "Precompiled", "Replace", "Strip", "StripAccents", "ByteLevel"}
+    ),
+    "pre_tokenizer": frozenset(
+        {"Sequence", "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Metaspace",
+         "Punctuation", "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"}
+    ),
+    "post_processor": frozenset(
+        {"Sequence", "BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing"}
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,7 @@ class Tokenizer:
             library.add_special_tokens([named])
         padding = library.token_to_id(named)
         if library.get_vocab_size() > MOST_PIECES:
-            raise ValueError(
-                f"{library.get_vocab_size():,} pieces, the limit is {MOST_PIECES:,}"
-            )
+            raise ValueError(f"{library.get_vocab_size():,} pieces, the limit is {MOST_PIECES:,}")
         if set(library.get_vocab().values()) != set(range(library.get_vocab_size())):
             raise ValueError("the ids of its pieces are not 0, 1, 2 and on")
         library.enable_padding(pad_id=padding, pad_token=named)
@@ -237,9 +241,9 @@ def _checked(described: Any) -> Mapping[str, Any]:
     added = described.get("added_tokens") or []
     if not isinstance(added, list) or len(added) > MOST_PIECES:
         raise ValueError("its added tokens are no list, or one without end")
-    for stage in _STAGES:
+    for stage, known in _STAGES.items():
         for name in _kinds(described.get(stage)):
-            if name not in _COMPONENTS:
+            if name not in known:
                 raise ValueError(f"its {stage} is {name[:40]}")
     return described
 

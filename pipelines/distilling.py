@@ -33,7 +33,6 @@ from torusformer.pipelines.stages import REPORT, Stages, write_report
 from torusformer.pipelines.teachers import Found
 from torusformer.pipelines.training import (
     MEASURES,
-    QONNX,
     Recipe,
     quiet_brevitas,
     save_trained,

@@ -101,8 +101,8 @@ class QuantTransformer(nn.Module):
         }
         if fixed := [name for name, w in weights.items() if w.shape != own[name].shape]:
             raise InputError(
-                f"{fixed[0]} is of {self.model_config.tokens} tokens and cannot be cut to {tokens}; "
-                "train such a model with one of lengths"
+                f"{fixed[0]} is of {self.model_config.tokens} tokens and cannot be cut to "
+                f"{tokens}; train such a model for one length"
             )
         twin.load_state_dict(weights)
         return twin.eval()
