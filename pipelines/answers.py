@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Answerer:
     ) -> None:
         self.inputs, self.outputs, self.about = inputs, outputs, about
         try:
-            self.labels = parse_texts(about.get("labels", "[]"))
+            self._labels = parse_texts(about.get("labels", "[]"))
         except ValueError as error:
             raise ArtifactError(
                 f"the program's labels are no list of texts ({error}); lower the QONNX file again"
@@ -115,8 +115,8 @@ class Answerer:
             return None
         (logits,) = reals.values()
         index = int(np.argmax(logits))
-        named = len(self.labels) == np.size(logits)
-        return self.labels[index] if named else str(index)
+        named = len(self._labels) == np.size(logits)
+        return self._labels[index] if named else str(index)
 
 
 class InProcess(Answerer):
@@ -168,20 +168,6 @@ class Faulty(Answerer):
         return run.outputs
 
 
-class Keys(NamedTuple):
-    """A client that holds keys, and the message with those for evaluation."""
-
-    client: Client
-    message: bytes
-
-    @classmethod
-    def made(cls, client: Client) -> Keys:
-        """Fresh ones."""
-        with Progress("make keys"):
-            client.keygen()
-            return cls(client, client.evaluation_keys())
-
-
 class _Asking(Answerer):
     """The client's side of a deployment, with fresh keys once `make_keys` was called."""
 
@@ -194,25 +180,24 @@ class _Asking(Answerer):
             interface.metadata,
         )
 
-    def make_keys(self, shared: Keys | None = None) -> bytes:
-        """The message with the evaluation keys, new ones or those of another deployment."""
-        if shared is not None:
-            self.client.share_keys(shared.client)
-            return shared.message
-        return Keys.made(self.client).message
+    def make_keys(self) -> bytes:
+        """The message with the evaluation keys."""
+        with Progress("make keys"):
+            self.client.keygen()
+            message: bytes = self.client.evaluation_keys()
+        return message
 
 
 class Deployed(_Asking):
     """A deployment asked encrypted. Client and server share bytes only, as over a network.
 
-    `keys` are those of a deployment that takes the same. `request_bytes` and `reply_bytes` are the
-    lengths of the last messages.
+    `request_bytes` and `reply_bytes` are the lengths of the last messages.
     """
 
-    def __init__(self, folder: Path, trust: Path | None = None, keys: Keys | None = None) -> None:
+    def __init__(self, folder: Path, trust: Path | None = None) -> None:
         super().__init__(folder, trust)
         self.server = Server(folder, trust)
-        message = self.make_keys(keys)
+        message = self.make_keys()
         self.request_bytes = self.reply_bytes = 0
         self.key_bytes = len(message)
         self._keys = self.server.load_keys(message)

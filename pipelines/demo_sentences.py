@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
-from torusformer.fhe_compile import Plan, lower, plan, save_program
+from torusformer.fhe_compile import lower, save_program
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.models.task import LabelArray
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.baselines import compared
 from torusformer.pipelines.console import percent, size
 from torusformer.pipelines.demo import DEPLOYMENT, Demo
-from torusformer.pipelines.lengths import compile_lengths
+from torusformer.pipelines.lengths import compile_lengths, plan_lengths
 from torusformer.pipelines.sentences import Sentences, TextAnswer, of_deployment
 from torusformer.pipelines.training import Recipe, Trained
 from torusformer.progress import track
@@ -77,7 +76,7 @@ class SentencesDemo(Demo):
 
     def plan(self, prices: PriceList) -> dict[str, Any]:
         """Of the longest, and in short of each."""
-        self.plans: Mapping[int, Plan] = {n: plan(p, prices) for n, p in self.programs.items()}
+        self.planned, self.plans = plan_lengths(self.programs, prices, prices.p_error)
         longest = self.plans[max(self.plans)]
         print(longest.table(), file=sys.stderr)
         by_length = {
@@ -90,14 +89,15 @@ class SentencesDemo(Demo):
         return {**longest.to_json(), "by_length": by_length}
 
     def compile(self, folder: Path) -> None:
-        """A circuit a length, under one set of keys."""
-        compile_lengths(self.plans, folder / DEPLOYMENT, self.tokenizer)
+        """One module: a function a length, under one set of keys."""
+        compile_lengths(self.planned, folder / DEPLOYMENT, self.tokenizer)
 
     def make_keys(self, folder: Path) -> None:
         """Client and server in this process, of every length."""
         self.deployed = of_deployment(folder / DEPLOYMENT)
         for length in self.deployed.lengths:
             self.deployed.of_length(length)
+        self.deployed.answer(min(self.rows, key=len))  # the server reads its keys at the first
 
     def answer(self) -> dict[str, Any]:
         """Of the first held-out texts of each length, in turn."""

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile import Port, Program, load_program
 from torusformer.fhe_compile.circuit.circuit import Mode
+from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.fhe_compile.prices.failure import EXACT
+from torusformer.folders import is_ours
 from torusformer.models.tokenizer import FILE, Tokenizer
-from torusformer.pipelines.answers import Answer, Answerer, Deployed, InProcess, Keys
-from torusformer.pipelines.lengths import INDEX, Lengths, program_files
+from torusformer.pipelines.answers import Answer, Answerer, Deployed, InProcess, Integers
+from torusformer.pipelines.lengths import program_files
 from torusformer.pipelines.values import to_integers
-from torusformer.progress import track
-from torusformer.serving import Client
+from torusformer.progress import Progress, track
+from torusformer.serving import Client, LengthsClient, LengthsServer
 from torusformer.strict_json import parse_json
 
 KEY = "tokenizer"  # in a program's metadata
@@ -76,7 +78,9 @@ class Sentences:
     @property
     def key_bytes(self) -> int | None:
         """Of the evaluation keys, which all lengths share; None where there are none yet."""
-        asked = [a.key_bytes for a in self._opened.values() if isinstance(a, Deployed)]
+        asked = [
+            a.key_bytes for a in self._opened.values() if isinstance(a, Deployed | DeployedLength)
+        ]
         return asked[0] if asked else None
 
     def ids(self, text: str, *, truncate: bool = False) -> list[int]:
@@ -100,7 +104,7 @@ class Sentences:
         (port,) = answerer.inputs
         (q_x,) = to_integers(port, padded(ids, length, self.tokenizer.padding))
         answer = answerer.answer({port.name: q_x})
-        if not isinstance(answerer, Deployed):
+        if not isinstance(answerer, Deployed | DeployedLength):
             return TextAnswer(len(ids), length, answer)
         sent = answerer.request_bytes, answerer.reply_bytes
         return TextAnswer(len(ids), length, answer, *sent)
@@ -124,25 +128,61 @@ def padded(ids: Sequence[int], length: int, padding: int) -> NDArray[np.int64]:
 def of_deployment(
     folder: Path, trust: Path | None = None, tokenizer: Path | None = None
 ) -> Sentences:
-    """Encrypted, of a folder of lengths or of one deployment."""
-    if (folder / INDEX).is_file():
-        lengths = Lengths.load(folder)
-        places = {length: folder / str(length) for length in lengths.tokens}
-        keys_of = places[lengths.keys_of]
-    else:
-        places, keys_of = {0: folder}, folder
-    # What does not fit is refused before any keys are made, which takes long.
-    known = {length: _reads(Client(place, trust), place) for length, place in places.items()}
-    found = _tokenizer(tokenizer, next(iter(known.values())), folder)
-    places = _by_length(places, known, found)
-    made: list[Keys] = []
+    """Encrypted, of a deployment of lengths or of one length."""
+    if is_of_lengths(folder):
+        # What does not fit is refused before any keys are made, which takes long.
+        client = LengthsClient(folder, trust)
+        interface = client.interface
+        ports = {length: interface.input_of(length) for length in interface.lengths}
+        known = {n: _Read.of([port], interface.metadata, folder) for n, port in ports.items()}
+        found = _tokenizer(tokenizer, next(iter(known.values())), folder)
+        made: list[Parties] = []
 
-    def opened(length: int) -> Answerer:
-        if not made:
-            made.append(Keys.made(Client(keys_of, trust)))
-        return Deployed(places[length], trust, made[0])
+        def opened(length: int) -> Answerer:
+            made[:] = made or [Parties(client, LengthsServer(folder, trust))]
+            return DeployedLength(made[0], length)
 
-    return Sentences(found, tuple(places), opened)
+        return Sentences(found, interface.lengths, opened)
+    single = Client(folder, trust).interface
+    read = _Read.of([encoded.port for encoded in single.inputs], single.metadata, folder)
+    found = _tokenizer(tokenizer, read, folder)
+    return Sentences(found, [read.tokens], lambda _: Deployed(folder, trust))
+
+
+class Parties:
+    """Client and server of one deployment of lengths, and the keys that all lengths take."""
+
+    def __init__(self, client: LengthsClient, server: LengthsServer) -> None:
+        self.client, self.server = client, server
+        with Progress("make keys"):
+            client.keygen()
+            message = client.evaluation_keys()
+        self.key_bytes = len(message)
+        self.keys = server.load_keys(message)
+
+
+class DeployedLength(Answerer):
+    """One length, asked encrypted, as `Deployed`."""
+
+    def __init__(self, parties: Parties, length: int) -> None:
+        interface = parties.client.interface
+        ports = interface.input_of(length), interface.output_of(length)
+        super().__init__(ports[:1], ports[1:], interface.metadata)
+        self.parties, self.length, self.key_bytes = parties, length, parties.key_bytes
+        self.request_bytes = self.reply_bytes = 0
+
+    def call(self, q_x: Integers) -> Integers:
+        """Encrypt, run on the server's side, decrypt."""
+        (port,), (logits,) = self.inputs, self.outputs
+        question = self.parties.client.encrypt_integers(self.length, q_x[port.name])
+        reply = self.parties.server.run(question, self.parties.keys)
+        self.request_bytes, self.reply_bytes = len(question), len(reply)
+        return {logits.name: self.parties.client.decrypt(reply)}
+
+
+def is_of_lengths(folder: Path) -> bool:
+    """Whether a deployment says that it is of several lengths."""
+    return is_ours(folder, LengthsInterface.ARTEFACT)
 
 
 def of_programs(
@@ -204,11 +244,6 @@ class _Read:
             f"one of {count:,} ({self.tokenizer['sha256'][:12]}…) that {self.place} was trained "
             "with; give that one with --tokenizer"
         )
-
-
-def _reads(client: Client, place: Path) -> _Read:
-    inputs = tuple(encoded.port for encoded in client.interface.inputs)
-    return _Read.of(inputs, client.labels, place)
 
 
 def _tokenizer(given: Path | None, first: _Read, folder: Path) -> Tokenizer:

@@ -128,30 +128,27 @@ def is_lengths(folder: Path) -> bool:
 
 def _compile_lengths(args: argparse.Namespace) -> Outcome:
     """All lengths of a model of texts, under one set of keys."""
-    from torusformer.fhe_compile import plan
+    from torusformer.fhe_compile.deployment.lengths import LengthsInterface
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
-    from torusformer.folders import output_folder
-    from torusformer.pipelines.lengths import compile_lengths
+    from torusformer.pipelines.lengths import compile_lengths, plan_lengths
     from torusformer.pipelines.sentences import of_programs
 
     refuse_open_loop(args)
-    if args.keys_of:
-        raise InputError("the lengths of a folder share keys of their own; leave out --keys-of")
-    require_free(args.out, "deployment")
+    require_free(args.out, LengthsInterface.ARTEFACT)
     _refuse_bad_key(args.sign)
     p_error = parse_p_error(args.p_error)
     sentences = of_programs(args.program, tokenizer=args.tokenizer)
+    keys = _keys_of(args.keys_of)
     prices = noted_prices("compile", p_error)
-    plans = {n: plan(p, prices) for n, p in sentences.programs.items()}
-    with output_folder(args.out, "deployment") as folder:
-        circuits = compile_lengths(plans, folder, sentences.tokenizer, args.sign)
-    key_bytes = next(iter(circuits.values())).key_bytes
+    planned, plans = plan_lengths(sentences.programs, prices, p_error)
+    module = compile_lengths(planned, args.out, sentences.tokenizer, args.sign, keys)
+    key_bytes = module.key_bytes
     lengths = {
         str(n): {
-            "pbs_total": circuit.plan.pbs_total,
-            "predicted_seconds": round(circuit.plan.predicted_seconds, 3),
+            "pbs_total": made.pbs_total,
+            "predicted_seconds": round(made.predicted_seconds, 3),
         }
-        for n, circuit in circuits.items()
+        for n, made in plans.items()
     }
     data = {
         "deployment": str(args.out), "lengths": lengths, "key_bytes": key_bytes, "p_error": p_error,
