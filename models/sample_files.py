@@ -119,7 +119,7 @@ def _read_csv(path: Path) -> Samples:
                 )
             label = row.pop(column)
             labels.append(known.setdefault(label, len(known)))
-            if wrong := _wrong(label, known):
+            if wrong := wrong_label(label, known):
                 raise InputError(f"{path}, row {number}: {wrong}")
             try:
                 values.extend(map(float, row))
@@ -134,7 +134,7 @@ def _read_csv(path: Path) -> Samples:
     return Samples(_checked(x, str(path)), index[np.frombuffer(labels, np.int64)], names)
 
 
-def _wrong(label: str, known: Collection[str]) -> str:
+def wrong_label(label: str, known: Collection[str]) -> str:
     """What is wrong with a label, or nothing."""
     if not label:
         return "has no label; name its class or remove it"

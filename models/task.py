@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torusformer.models.config import ModelConfig
+from torusformer.models.tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
@@ -31,8 +32,9 @@ class Task:
     `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `source` where
     the samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
-    which neither training nor choosing knows anything. `answers` (N, classes) are a teacher's logits
-    for the training samples, of which some may have no label: `UNKNOWN`.
+    which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
+    padding fills up short samples. `answers` (N, classes) are a teacher's logits for the training
+    samples, of which some may have no label: `UNKNOWN`.
     """
 
     name: str
@@ -46,7 +48,13 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     measure: Measure = "accuracy"
     last: tuple[LabelArray, LabelArray] | None = None
+    tokenizer: Tokenizer | None = None
     answers: FloatArray | None = None
+
+    @property
+    def padding(self) -> int | None:
+        """The id that fills up short samples, if one does."""
+        return None if self.tokenizer is None else self.tokenizer.padding
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -77,6 +85,8 @@ class Task:
                 changes |= {"tokens": tokens, "features": features, "patch": self.patch}
         else:
             changes = {"vocabulary": len(self.vocabulary), "tokens": self.input_shape[0]}
+            if self.padding is not None:
+                changes["padding"] = self.padding
         if self.measure == "accuracy":
             changes["num_classes"] = self.num_classes
         return model.replace(**changes)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torusformer import InputError
 from torusformer.models.samples import load_digits_task
+from torusformer.models.sentiment import TextOptions, load_sentiment_task
 from torusformer.models.task import Task
 from torusformer.models.words import load_words_task
 
@@ -24,7 +25,11 @@ class Named(NamedTuple):
 TASKS: Mapping[str, Named] = {
     "digits": Named(load_digits_task, "digits-small"),
     "words": Named(load_words_task, "words"),
+    "sentiment": Named(load_sentiment_task, "tiny-sentences"),
 }
+
+
+OF_TEXTS = ("sentiment",)  # tasks that a tokenizer makes ids for
 
 
 def load_task(
@@ -34,15 +39,22 @@ def load_task(
     patch: tuple[int, int] | None = None,
     input_shape: tuple[int, ...] | None = None,
     fit: bool = False,
+    texts: TextOptions | None = None,
 ) -> Task:
     """A task by name; `data` replaces its samples by a file of the user's, see its loader.
 
     With `fit`, samples that do not fit `input_shape` may have another, where that is plain.
+    `texts` are the options of a task of texts.
 
     Raises:
         InputError: there is no such task, or the samples cannot be read or do not fit.
     """
-    return _known(name).load(data, patch, input_shape, fit)
+    load = _known(name).load
+    if name in OF_TEXTS:
+        return load_sentiment_task(data, patch, input_shape, fit, texts)
+    if texts is not None:
+        raise InputError(f"a file of texts and a tokenizer are for {OF_TEXTS[0]}, not for {name}")
+    return load(data, patch, input_shape, fit)
 
 
 def default_preset(task: str) -> str:

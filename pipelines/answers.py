@@ -189,12 +189,16 @@ class _Asking(Answerer):
 
 
 class Deployed(_Asking):
-    """A deployment asked encrypted. Client and server share bytes only, as over a network."""
+    """A deployment asked encrypted. Client and server share bytes only, as over a network.
+
+    `request_bytes` and `reply_bytes` are the lengths of the last messages.
+    """
 
     def __init__(self, folder: Path, trust: Path | None = None) -> None:
         super().__init__(folder, trust)
         self.server = Server(folder, trust)
         message = self.make_keys()
+        self.request_bytes = self.reply_bytes = 0
         self.key_bytes = len(message)
         self._keys = self.server.load_keys(message)
 
@@ -202,6 +206,7 @@ class Deployed(_Asking):
         """Encrypt, run on the server's side, decrypt."""
         question: bytes = self.client.encrypt(q_x)
         reply: bytes = self.server.run(question, self._keys)
+        self.request_bytes, self.reply_bytes = len(question), len(reply)
         return self.client.decrypt(reply)
 
 

@@ -3,7 +3,7 @@
 | samples | linear | MLP |
 |---|---|---|
 | numbers | logistic regression on all of them | a hidden unit for each bootstrap |
-| token ids, classes | logistic regression on counts of tokens | none |
+| token ids, classes | logistic regression on counts of tokens, padding apart | none |
 | text | how often a token follows another, counted | none |
 """
 
@@ -19,13 +19,18 @@ from torusformer.models.task import UNKNOWN, Task
 from torusformer.pipelines.training import Recipe
 from torusformer.quantize.baseline import mlp_accuracy
 
+ON_COUNTS = "linear model on token counts"
+
 
 def baselines(recipe: Recipe, bootstraps: int) -> dict[str, float]:
-    """The task's measure of each: `linear`, and `mlp` where inputs are numbers."""
+    """The task's measure of each: `linear`, and `mlp` where inputs are numbers; of texts
+    `ON_COUNTS`.
+    """
     task = recipe.task
     if task.measure == "nats":
         return {"linear": round(bigram_nats(task), 4)}
-    found = {"linear": round(linear_accuracy(task), 4)}
+    linear = round(linear_accuracy(task), 4)
+    found = {"linear" if task.tokenizer is None else ON_COUNTS: linear}
     if task.vocabulary is None:
         mlp = mlp_accuracy(task, bootstraps, recipe.quant, recipe.training)
         found["mlp"] = round(mlp, 4)
@@ -37,16 +42,22 @@ def linear_accuracy(task: Task) -> float:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=5000)
-    model.fit(_rows(task, task.x_train), task.y_train)
-    return float((model.predict(_rows(task, task.x_test)) == task.y_test).mean())
+    x_train, x_test = _rows(task)
+    model.fit(x_train, task.y_train)
+    return float((model.predict(x_test) == task.y_test).mean())
 
 
-def _rows(task: Task, x: NDArray[Any]) -> NDArray[np.float64]:
-    """All numbers of a sample, from -1 to 1, or how often it has each token."""
+def _rows(task: Task) -> tuple[Any, Any]:
+    """All numbers of the samples, from -1 to 1, or how often each has which token, sparse."""
     if task.vocabulary is None:
-        return x.reshape(len(x), -1) / task.input_scale
-    size = len(task.vocabulary)
-    return np.stack([np.bincount(row, minlength=size) for row in x]).astype(np.float64)
+        return tuple(x.reshape(len(x), -1) / task.input_scale for x in (task.x_train, task.x_test))
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    def pieces(row: NDArray[np.int64]) -> list[str]:
+        return [str(token) for token in row.tolist() if token != task.padding]
+
+    counter = CountVectorizer(analyzer=pieces)
+    return counter.fit_transform(task.x_train), counter.transform(task.x_test)
 
 
 def bigram_nats(task: Task) -> float:
@@ -68,7 +79,11 @@ def compared(report: Mapping[str, Any]) -> str:
         gains = report["program_nll"] < min(found.values())
     else:
         pbs = report["plan"]["pbs_total"]
-        names = {"linear": "a linear model", "mlp": f"an MLP of {pbs:,} bootstraps"}
+        names = {
+            "linear": "a linear model",
+            "mlp": f"an MLP of {pbs:,} bootstraps",
+            ON_COUNTS: f"a {ON_COUNTS}",
+        }
         shown = "{:.1%}"
         gains = report["program_accuracy"] > max(found.values())
     values = (f"{names[name]} {shown.format(v).replace('%', ' %')}" for name, v in found.items())

@@ -95,6 +95,24 @@ def add_samples(parser: argparse.ArgumentParser, also: str = "") -> None:
     )
 
 
+def add_texts(parser: argparse.ArgumentParser) -> None:
+    """`--test`, `--tokenizer` and `--template`, for tasks of texts."""
+    parser.add_argument(
+        "--test", type=Path, metavar="FILE", help="of texts: held-out ones; default a quarter"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="of texts: a checkpoint's tokenizer.json or its folder; default: one is trained",
+    )
+    parser.add_argument(
+        "--template",
+        action="store_true",
+        help="with --tokenizer: put its marks around each text, [CLS] and [SEP]",
+    )
+
+
 def share(text: str) -> float:
     """An argument that is a part of one: an accuracy."""
     return _real(text, most=1, what="a share between 0 and 1, say 0.96")

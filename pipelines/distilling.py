@@ -33,7 +33,6 @@ from torusformer.pipelines.stages import REPORT, Stages, write_report
 from torusformer.pipelines.teachers import Found
 from torusformer.pipelines.training import (
     MEASURES,
-    QONNX,
     Recipe,
     quiet_brevitas,
     save_trained,
@@ -186,7 +185,7 @@ def _report(
         trained = save_trained(work, recipe, student, twin)
         checked, cost, bootstraps = {}, {}, 0
         if trained.program is None:
-            program = lower(work / QONNX, recipe.about())
+            program = lower(work / recipe.graph, recipe.about())
             right = InProcess(program).classes(recipe.task.x_test) == recipe.task.y_test
             planned = plan(program)
             checked = {measures[2]: round(float(right.mean()), 4)}

@@ -19,7 +19,9 @@ import torusformer.pipelines.quiet_torch  # noqa: F401  before anything of quant
 from torusformer import InputError
 from torusformer.fhe_compile.decoding.decoder import DecoderProgram, lower_decoder, save_decoder
 from torusformer.models import ModelConfig, Task, Transformer, load_task
+from torusformer.models.sentiment import PIECES, TextOptions
 from torusformer.models.task import Measure
+from torusformer.models.tasks import OF_TEXTS
 from torusformer.pipelines.settings import Settings
 from torusformer.progress import Progress
 from torusformer.quantize import (
@@ -46,13 +48,17 @@ MEASURES: Mapping[Measure, tuple[str, str, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """What to train on what: a task and the three configurations of a preset."""
+    """What to train on what: a task and the three configurations of a preset.
+
+    `lengths` are those that the model is exported for, none for its own alone.
+    """
 
     task: Task
     preset: str
     model: ModelConfig
     quant: QuantConfig
     training: TrainConfig
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def from_name(
@@ -64,10 +70,11 @@ class Recipe:
         seed: int = 0,
         epochs: int | None = None,
         context: int | None = None,
+        texts: TextOptions | None = None,
     ) -> Recipe:
         """A preset on a task; `data` replaces its samples, the rest the preset's own numbers."""
         settings = Settings.from_name(preset).changed(seed=seed, epochs=epochs, context=context)
-        return cls.from_settings(task, settings, data=data)
+        return cls.from_settings(task, settings, data=data, texts=texts)
 
     @classmethod
     def from_settings(
@@ -77,25 +84,32 @@ class Recipe:
         *,
         data: Path | None = None,
         shape: tuple[int, int] | None = None,
+        texts: TextOptions | None = None,
     ) -> Recipe:
         """Settings on a task; the model takes the inputs and outputs of samples from outside.
 
         `shape` is that of a sample, tokens and features; without it they fit the settings, or come
         as `models.samples.suggested_shape` says. Those of another shape than the settings' are no
-        images, which could be moved at random.
+        images, which could be moved at random. A tokenizer that is trained on `texts` gets as many
+        pieces as the settings' vocabulary has.
         """
         patch, wanted = settings.model.patch, shape or settings.model.input_shape
         if shape and (settings.model.features is None or data is None):
             raise InputError("--shape says how numbers of your --data make tokens; leave it out")
         if shape and shape != settings.model.input_shape:
             patch = None
-        loaded = load_task(task, data, patch=patch, input_shape=wanted, fit=shape is None)
+        if task in OF_TEXTS:
+            pieces = settings.model.vocabulary or PIECES
+            texts = dataclasses.replace(texts or TextOptions(), pieces=pieces)
+        loaded = load_task(
+            task, data, patch=patch, input_shape=wanted, fit=shape is None, texts=texts
+        )
         model, training = settings.model, settings.training
         if data is not None or loaded.vocabulary is not None:
             model = loaded.fitted(model)
         if loaded.patch is None and settings.model.patch is not None:
             training = training.replace(augment=0.0)
-        return cls(loaded, settings.name, model, settings.quant, training)
+        return cls(loaded, settings.name, model, settings.quant, training, settings.lengths)
 
     def shaped(self, settings: Settings) -> Settings:
         """The settings that this was made of, for samples of this shape."""
@@ -114,7 +128,20 @@ class Recipe:
         }
         if self.model.patch is not None:
             about["patch"] = json.dumps(self.model.patch)
+        if self.task.tokenizer is not None:
+            about["tokenizer"] = json.dumps(self.task.tokenizer.about())
         return about
+
+    def graphs(self) -> dict[int, str]:
+        """What the QONNX graph of each length is called; one of one length is `QONNX`."""
+        if not self.lengths:
+            return {self.model.tokens: QONNX}
+        return {length: f"model.{length}.qonnx.onnx" for length in self.lengths}
+
+    @property
+    def graph(self) -> str:
+        """What the QONNX graph of the whole length is called."""
+        return self.graphs()[self.model.tokens]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +200,14 @@ def save_trained(
     if recipe.model.foretells:
         program = _lowered_steps(qat, recipe, folder)
         return Trained(qat, task.measure, of_float, of_qat, program)
-    graph = export_qonnx(qat, task.x_train[:1], folder / QONNX)
-    kept = {p.key: p.value for p in graph.metadata_props}
-    onnx.helper.set_model_props(graph, {**kept, **recipe.about()})
-    onnx.save(graph, str(folder / QONNX))
+    if task.tokenizer is not None:
+        task.tokenizer.save(folder)
+    for length, name in recipe.graphs().items():
+        model_of = qat if length == recipe.model.tokens else qat.of_length(length)
+        graph = export_qonnx(model_of, task.x_train[:1, :length], folder / name)
+        kept = {p.key: p.value for p in graph.metadata_props}
+        onnx.helper.set_model_props(graph, {**kept, **recipe.about()})
+        onnx.save(graph, str(folder / name))
     return Trained(qat, task.measure, of_float, of_qat)
 
 

@@ -31,7 +31,7 @@ from torusformer.pipelines.front import Limits, Measured, draw_front, pareto_fro
 from torusformer.pipelines.search_folder import PROGRAMS
 from torusformer.pipelines.search_space import Space, Value
 from torusformer.pipelines.settings import Settings
-from torusformer.pipelines.training import QONNX, Recipe, train_into
+from torusformer.pipelines.training import Recipe, train_into
 from torusformer.progress import Progress
 from torusformer.work import scratch_folder, work_folder
 
@@ -248,4 +248,4 @@ def _lowered(recipe: Recipe) -> Program:
     """Train, without a word, and lower."""
     with scratch_folder() as folder:
         train_into(folder, recipe, progress=False)
-        return lower(folder / QONNX, recipe.about())
+        return lower(folder / recipe.graph, recipe.about())

@@ -91,6 +91,22 @@ class QuantTransformer(nn.Module):
         assert isinstance(logits, Tensor)
         return logits, rows.new
 
+    def of_length(self, tokens: int) -> QuantTransformer:
+        """The same weights for at most so many tokens: positions beyond are left out."""
+        twin = QuantTransformer(self.model_config.replace(tokens=tokens), self.config)
+        own = twin.state_dict()
+        weights = {
+            name: w[: len(own[name])] if name.endswith("positions") else w
+            for name, w in self.state_dict().items()
+        }
+        if fixed := [name for name, w in weights.items() if w.shape != own[name].shape]:
+            raise InputError(
+                f"{fixed[0]} is of {self.model_config.tokens} tokens and cannot be cut to "
+                f"{tokens}; train such a model for one length"
+            )
+        twin.load_state_dict(weights)
+        return twin.eval()
+
     @property
     def attentions(self) -> tuple[str, ...]:
         """Names of those that cache keys and values, in order."""

@@ -26,6 +26,7 @@ from torusformer.fhe_compile.deployment.interface import (
     FORMAT_VERSION,
     Interface,
 )
+from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.fhe_compile.deployment.manifest import read_private_key, sign
 from torusformer.fhe_compile.deployment.ports import ports_to_json
 from torusformer.fhe_compile.deployment.shared_keys import SharedKeys
@@ -52,9 +53,29 @@ def save_decoder_deployment(
     keys: SharedKeys | None = None,
 ) -> None:
     """As `save_deployment`, of a module of a decoder's functions."""
+    _save_module(DecoderInterface, module, folder, key, keys)
+
+
+def save_lengths_deployment(
+    module: Module,
+    folder: str | Path,
+    key: Path | None = None,
+    keys: SharedKeys | None = None,
+) -> None:
+    """As `save_deployment`, of a module of one model's lengths, see `deployment.lengths`."""
+    _save_module(LengthsInterface, module, folder, key, keys)
+
+
+def _save_module(
+    kind: type[Interface],
+    module: Module,
+    folder: str | Path,
+    key: Path | None,
+    keys: SharedKeys | None,
+) -> None:
     functions = {name: _ports(function) for name, function in module.functions.items()}
     first = next(iter(module.functions.values()))
-    _save(DecoderInterface, first, {"functions": functions}, folder, key, keys)
+    _save(kind, first, {"functions": functions}, folder, key, keys)
 
 
 def _save(

@@ -19,6 +19,7 @@ from torusformer.fhe_compile.deployment.archives import CLIENT
 from torusformer.fhe_compile.deployment.decoder import DecoderInterface
 from torusformer.fhe_compile.deployment.interface import FILE, Interface
 from torusformer.fhe_compile.deployment.keyset import Keyset
+from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.fhe_compile.deployment.security import check_security
 from torusformer.fhe_compile.deployment.specification import Specification
 
@@ -54,7 +55,7 @@ class SharedKeys:
 
 
 def shared_keys(folder: str | Path) -> SharedKeys:
-    """Of a deployment of a circuit or of a decoder; an ArtifactError for what is none."""
+    """Of a deployment, of whichever kind; an ArtifactError for what is none."""
     folder = Path(folder)
     path = folder / FILE
     try:
@@ -62,7 +63,8 @@ def shared_keys(folder: str | Path) -> SharedKeys:
         kind = described.get("format") if isinstance(described, dict) else None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: is no deployment to take keys of; give another") from error
-    of = DecoderInterface if kind == DecoderInterface.FORMAT else Interface
+    kinds: tuple[type[Interface], ...] = (DecoderInterface, LengthsInterface)
+    of = next((k for k in kinds if kind == k.FORMAT), Interface)
     interface = of.load(folder, CLIENT)
     check_security(interface.specification, str(folder / CLIENT))
     return SharedKeys(

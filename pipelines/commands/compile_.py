@@ -31,7 +31,10 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "torusformer compile program.onnx --out deployment",
     )
     parser.add_argument(
-        "program", type=Path, metavar="PROGRAM", help="program.onnx, or the folder of a decoder"
+        "program",
+        type=Path,
+        metavar="PROGRAM",
+        help="program.onnx, or the folder of a decoder or of programs, one a length",
     )
     parser.add_argument(
         "--open-loop", action="store_true", help="of a decoder: the client picks each token"
@@ -46,6 +49,12 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         metavar="DIR",
         help="a deployment whose evaluation keys this one is to take: a client sends them once",
     )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="of programs of texts: their tokenizer.json or its folder; default: in their folder",
+    )
     add_p_error(parser)
     return parser
 
@@ -55,6 +64,10 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile import compile_plan, load_program, plan, save_deployment
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
 
+    if args.program.is_dir() and is_lengths(args.program):
+        return _compile_lengths(args)
+    if args.tokenizer:
+        raise InputError("--tokenizer is for a folder of programs of texts; leave it out")
     if args.program.is_dir():
         return _compile_steps(args)
     refuse_open_loop(args)
@@ -104,6 +117,49 @@ def _keys_of(folder: Path | None) -> SharedKeys | None:
     from torusformer.fhe_compile.deployment.shared_keys import shared_keys
 
     return None if folder is None else shared_keys(folder)
+
+
+def is_lengths(folder: Path) -> bool:
+    """Whether it holds `program.8.onnx` or of another length, and is no decoder."""
+    from torusformer.pipelines.lengths import program_files
+
+    return bool(program_files(folder))
+
+
+def _compile_lengths(args: argparse.Namespace) -> Outcome:
+    """All lengths of a model of texts, under one set of keys."""
+    from torusformer.fhe_compile.deployment.lengths import LengthsInterface
+    from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
+    from torusformer.pipelines.lengths import compile_lengths, plan_lengths
+    from torusformer.pipelines.sentences import of_programs
+
+    refuse_open_loop(args)
+    require_free(args.out, LengthsInterface.ARTEFACT)
+    _refuse_bad_key(args.sign)
+    p_error = parse_p_error(args.p_error)
+    sentences = of_programs(args.program, tokenizer=args.tokenizer)
+    keys = _keys_of(args.keys_of)
+    prices = noted_prices("compile", p_error)
+    planned, plans = plan_lengths(sentences.programs, prices, p_error)
+    module = compile_lengths(planned, args.out, sentences.tokenizer, args.sign, keys)
+    key_bytes = module.key_bytes
+    lengths = {
+        str(n): {
+            "pbs_total": made.pbs_total,
+            "predicted_seconds": round(made.predicted_seconds, 3),
+        }
+        for n, made in plans.items()
+    }
+    data = {
+        "deployment": str(args.out), "lengths": lengths, "key_bytes": key_bytes, "p_error": p_error,
+    }  # fmt: skip
+    costs = ", ".join(
+        f"{n} pieces about {made['predicted_seconds']:.1f} s" for n, made in lengths.items()
+    )
+    text = (
+        f"{args.out}: {costs}, evaluation keys {size(key_bytes)}, p_error {show_p_error(p_error)}"
+    )
+    return Outcome(data, text)
 
 
 def _compile_steps(args: argparse.Namespace) -> Outcome:

@@ -26,7 +26,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "train, lower, plan, compile, and answer held-out samples on ciphertexts",
         "torusformer demo digits --preset digits-small --out runs/digits",
     )
-    parser.add_argument("task", metavar="TASK", help="digits or words")
+    parser.add_argument("task", metavar="TASK", help="digits, words or sentiment")
     add_training_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/TASK")
     parser.add_argument(
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> Outcome:
 def demo_of(args: argparse.Namespace, recipe: Recipe) -> Demo:
     """The demo of a recipe's kind of model; InputError where an argument is for the other kind."""
     from torusformer.pipelines.demo_classes import ClassesDemo
+    from torusformer.pipelines.demo_sentences import SentencesDemo
     from torusformer.pipelines.demo_text import TextDemo
 
     writes = recipe.model.foretells
@@ -66,4 +67,6 @@ def demo_of(args: argparse.Namespace, recipe: Recipe) -> Demo:
             raise InputError(f"{recipe.preset} is {kind}, which takes no --{name}; leave it out")
     if writes:
         return TextDemo(recipe, args.prompts or PROMPTS, args.tokens or TOKENS)
+    if recipe.task.tokenizer is not None:
+        return SentencesDemo(recipe, args.images or IMAGES)
     return ClassesDemo(recipe, args.images or IMAGES)

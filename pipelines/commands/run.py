@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torusformer.fhe_compile.circuit.circuit import Mode
     from torusformer.pipelines.answers import Answer, Answerer, Answers, Faulty, Integers
 
+OF_TEXTS = ("sentiment",)  # as in models.tasks, which a command does not load for its --help
 MODES = ("disable", "simulate", "execute")
 
 
@@ -37,7 +38,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "torusformer run --program program.onnx --task digits --count 450 --fhe disable",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--program", type=Path, metavar="program.onnx")
+    what.add_argument(
+        "--program", type=Path, metavar="program.onnx", help="or a folder of them, one a length"
+    )
     what.add_argument("--deployment", type=Path, metavar="DIR", help="client and server, encrypted")
     parser.add_argument(
         "--trust",
@@ -48,7 +51,20 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     samples = parser.add_mutually_exclusive_group(required=True)
     samples.add_argument("--input", type=Path, metavar="FILE", help=".npy, or .npz by input name")
     samples.add_argument("--task", metavar="NAME", help="held-out samples of a task: digits")
+    samples.add_argument(
+        "--text", action="append", metavar="TEXT", help="a text to classify; may be repeated"
+    )
     parser.add_argument("--data", type=Path, metavar="FILE", help="with --task: as train --data")
+    parser.add_argument("--test", type=Path, metavar="FILE", help="with --task: as train --test")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="of texts: the model's tokenizer.json or its folder; default: the one beside it",
+    )
+    parser.add_argument(
+        "--truncate", action="store_true", help="of texts: leave out what is too long, not refuse"
+    )
     parser.add_argument("--count", type=positive, default=1, metavar="N", help="with --task")
     parser.add_argument(
         "--integers", action="store_true", help="the file holds the program's integers, not reals"
@@ -92,6 +108,13 @@ def run(args: argparse.Namespace) -> Outcome:
             "nothing is compiled, so --p-error changes nothing; give --fhe simulate or execute, "
             "or --faults for a simulation in the clear"
         )
+
+    if args.text or args.task in OF_TEXTS:
+        from torusformer.pipelines.commands.run_texts import run_texts
+
+        return run_texts(args, mode)
+    if given := [n for n in ("test", "tokenizer", "truncate") if getattr(args, n)]:
+        raise InputError(f"--{given[0]} is for texts; give --text or leave it out")
 
     from torusformer.fhe_compile import load_program
     from torusformer.fhe_compile.prices.failure import parse_p_error

@@ -12,6 +12,7 @@ from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
     add_samples,
+    add_texts,
     command,
     natural,
     percent,
@@ -19,6 +20,7 @@ from torusformer.pipelines.console import (
 )
 
 if TYPE_CHECKING:
+    from torusformer.models.sentiment import TextOptions
     from torusformer.pipelines.settings import Settings
     from torusformer.pipelines.training import Recipe
 
@@ -31,7 +33,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "train a float transformer and its quantized twin, and export the QONNX graph",
         "torusformer train --task digits --preset digits-small --out runs/train",
     )
-    parser.add_argument("--task", default="digits", metavar="NAME", help="digits or words")
+    parser.add_argument(
+        "--task", default="digits", metavar="NAME", help="digits, words or sentiment"
+    )
     add_training_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
@@ -40,20 +44,29 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """What `demo` takes too."""
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--preset", metavar="NAME", help="default digits-small for digits, words for words"
-    )
+    what.add_argument("--preset", metavar="NAME", help="default: the one that goes with the task")
     what.add_argument(
         "--config", type=Path, metavar="FILE", help="in place of a preset: one of tune's configs/"
     )
-    add_samples(parser, "; for words a word a line, or text")
+    add_samples(
+        parser, "; for words a word a line, or text; for sentiment .tsv, .csv or .jsonl of texts"
+    )
+    add_texts(parser)
     parser.add_argument(
-        "--context", type=positive, metavar="N", help="of words: tokens that a text may have"
+        "--context", type=positive, metavar="N", help="of words, texts: most tokens of one"
     )
     parser.add_argument(
         "--seed", type=natural, metavar="N", help="default 0, or that of the --config"
     )
     parser.add_argument("--epochs", type=positive, metavar="N", help="of each of the two trainings")
+
+
+def texts_of(args: argparse.Namespace) -> TextOptions | None:
+    """What the arguments of `add_texts` say; None where none is given."""
+    from torusformer.models.sentiment import TextOptions
+
+    options = TextOptions(args.test, args.tokenizer, args.template)
+    return None if options == TextOptions() else options
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -65,7 +78,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     preset = args.preset or default_preset(args.task)
     settings = Settings.load(args.config) if args.config else Settings.from_name(preset)
     settings = settings.changed(seed=args.seed, epochs=args.epochs, context=args.context)
-    recipe = Recipe.from_settings(args.task, settings, data=args.data, shape=args.shape)
+    recipe = Recipe.from_settings(
+        args.task, settings, data=args.data, shape=args.shape, texts=texts_of(args)
+    )
     if args.shape is None:
         note_shape(args.command, recipe, settings)
     return recipe
