@@ -214,7 +214,8 @@ RULES: Mapping[type[Op], Rule] = {
         lambda module, sources, rows, x: module(x),
     ),
     Embedding: Rule(
-        lambda op, site: Embedded(op, site.model), lambda module, sources, rows, x: module(x, rows.first)
+        lambda op, site: Embedded(op, site.model),
+        lambda module, sources, rows, x: module(x, rows.first),
     ),
     Affine: Rule(_build_affine, _run_affine),
     Head: Rule(_build_head, lambda module, sources, rows, x: module(*_parts(sources))),

@@ -151,7 +151,7 @@ def test_neighbours_decrypt_exactly(tmp_path: Path) -> None:
         wanted = interpret(program, {port.name: q_x})
         for mode in ("simulate", "execute"):
             found = circuit.run({port.name: q_x}, mode)
-            assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+            assert all(np.array_equal(found[out.name], wanted[out.name]) for out in program.outputs)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def compute(
         if positions is None:
             return None
         aligned = [_aligned(arg, positions.ndim) for arg in args]
-        shapes = [a.shape[isinstance(b, TokenWise) :] for a, b in zip(aligned, args) if a is not None]
+        shapes = [
+            a.shape[isinstance(b, TokenWise) :] for a, b in zip(aligned, args) if a is not None
+        ]
         refuse_size(np.broadcast_shapes(*shapes), source.vocabulary)
         value = apply(proto, aligned)
         value = np.broadcast_to(value, (source.vocabulary, *value.shape[1:]))
