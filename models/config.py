@@ -168,8 +168,8 @@ class ModelConfig(Config):
             (self.padding is None or self.pooling not in ("last", "row"), ("pooling",),
              "padding may fill the last token; choose pooling mean or first"),
             (self.padding is None or self.pooling != "query" or self._pads_with_zero, ("pooling",),
-             "padding weighs nothing for a learned query only in one block of attention tanh without"
-             " positions; choose that, or pooling mean or first"),
+             "padding weighs nothing for a learned query only in one block of attention tanh"
+             " without positions; choose that, or pooling mean or first"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
             (self.attention != "sigmoid" or self.pooling != "query", ("pooling",), "a learned query"

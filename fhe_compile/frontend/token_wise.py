@@ -89,10 +89,7 @@ def compute(
         if positions is None:
             return None
         aligned = [_aligned(arg, positions.ndim) for arg in args]
-        shapes = [
-            a.shape[isinstance(b, TokenWise) :] for a, b in zip(aligned, args) if a is not None
-        ]
-        refuse_size(np.broadcast_shapes(*shapes), source.vocabulary)
+        refuse_size(_own_shape(args, aligned), source.vocabulary)
         value = apply(proto, aligned)
         value = np.broadcast_to(value, (source.vocabulary, *value.shape[1:]))
     else:
@@ -142,6 +139,15 @@ def _aligned(arg: Symbol | None, rank: int) -> np.ndarray | None:
         fill = (1,) * (rank + 1 - value.ndim)
         return value.reshape(value.shape[0], *fill, *value.shape[1:])
     return arg.value if isinstance(arg, Clear) else None
+
+
+def _own_shape(
+    args: Sequence[Symbol | None], aligned: Sequence[np.ndarray | None]
+) -> tuple[int, ...]:
+    """Of an element-wise result for one token, without copies along positions."""
+    pairs = zip(args, aligned, strict=True)
+    shapes = [a.shape[isinstance(arg, TokenWise) :] for arg, a in pairs if a is not None]
+    return np.broadcast_shapes(*shapes)
 
 
 def _of_token(args: Sequence[Symbol | None], token: int) -> list[np.ndarray | None]:
