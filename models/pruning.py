@@ -28,6 +28,12 @@ class Pruned(NamedTuple):
     kept: NDArray[np.int64]
 
 
+def prunable(whole: Tokenizer) -> bool:
+    """Whether pieces can be left out of a tokenizer."""
+    described = parse_json(whole.text)
+    return described["model"].get("type") == PRUNABLE and not described.get("post_processor")
+
+
 def pruned(whole: Tokenizer, texts: Sequence[str], least: int = 1) -> Pruned:
     """The pieces that occur `least` times in texts, single characters and special ones.
 
@@ -36,10 +42,10 @@ def pruned(whole: Tokenizer, texts: Sequence[str], least: int = 1) -> Pruned:
     """
     described = parse_json(whole.text)
     model = described["model"]
-    if model.get("type") != PRUNABLE:
+    if not prunable(whole):
         raise InputError(
             f"a tokenizer of the kind {model.get('type')} keeps all its pieces; only those of a "
-            f"{PRUNABLE} can be left out"
+            f"{PRUNABLE} without marks around a text can be left out"
         )
     counts = np.zeros(len(whole.vocabulary), np.int64)
     for text in texts:
@@ -55,7 +61,4 @@ def pruned(whole: Tokenizer, texts: Sequence[str], least: int = 1) -> Pruned:
     model["vocab"] = places
     for token in described.get("added_tokens") or []:
         token["id"] = places[token["content"]]
-    processor = described.get("post_processor")
-    if processor is not None:
-        raise InputError("a tokenizer with marks around a text keeps all its pieces")
     return Pruned(Tokenizer.of(parse_json(json.dumps(described))), np.array(kept, np.int64))

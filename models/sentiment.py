@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from torusformer import InputError
+from torusformer.models.pruning import prunable, pruned
 from torusformer.models.samples import HELD_OUT
 from torusformer.models.task import LabelArray, Task
 from torusformer.models.texts import Texts, read_texts
@@ -70,16 +71,23 @@ def load_sentiment_task(
                 f"{options.test}: label {unknown[0]!r} never occurs in {source}, whose labels are "
                 f"{', '.join(labels[:8])}; mend it or add such texts to train on"
             )
-    if options.tokenizer is None:
-        tokenizer = Tokenizer.trained(train.texts, options.pieces)
-    else:
-        tokenizer = Tokenizer.load(options.tokenizer, template=options.template)
+    tokenizer, origin = _tokenizer(train, options)
     x_train, y_train = _rows(tokenizer, train, labels, *input_shape, source)
     x_test, y_test = _rows(tokenizer, test, labels, *input_shape, str(options.test or source))
     return Task(
         "sentiment", x_train, y_train, x_test, y_test, labels, source,
-        vocabulary=tokenizer.vocabulary, tokenizer=tokenizer,
+        vocabulary=tokenizer.vocabulary, tokenizer=tokenizer, origin=origin,
     )  # fmt: skip
+
+
+def _tokenizer(train: Texts, options: TextOptions) -> tuple[Tokenizer, LabelArray | None]:
+    """Trained on the training texts, or a checkpoint's pieces that occur in them."""
+    if options.tokenizer is None:
+        return Tokenizer.trained(train.texts, options.pieces), None
+    whole = Tokenizer.load(options.tokenizer, template=options.template)
+    if options.template or not prunable(whole):
+        return whole, np.arange(len(whole.vocabulary))
+    return pruned(whole, train.texts)
 
 
 def held_out(data: Path | None, test: Path | None) -> Texts:

@@ -33,7 +33,8 @@ class Task:
     the samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
     which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
-    padding fills up short samples. `answers` (N, classes) are a teacher's logits for the training
+    padding fills up short samples; `origin` is the id of each of its pieces in the tokenizer of the
+    checkpoint that they were taken from. `answers` (N, classes) are a teacher's logits for the training
     samples, of which some may have no label: `UNKNOWN`.
     """
 
@@ -49,6 +50,7 @@ class Task:
     measure: Measure = "accuracy"
     last: tuple[LabelArray, LabelArray] | None = None
     tokenizer: Tokenizer | None = None
+    origin: LabelArray | None = None
     answers: FloatArray | None = None
 
     @property

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from torusformer import InputError
 from torusformer.models.config import ModelConfig, Pooling
 from torusformer.models.foreign.vit import image_tokens
-from torusformer.models.task import Task
+from torusformer.models.task import LabelArray, Task
 from torusformer.models.transformer import Transformer
 
 Reads = Callable[[Tensor], Tensor]
@@ -42,6 +43,8 @@ class Teacher(nn.Module):
         else:
             _check_ids(model.config, task)
         self.same_tokens, self.reads = found is None, found or (lambda x: x)
+        if task.origin is not None:
+            self.reads = torch.from_numpy(task.origin).__getitem__
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples of the task (B, ...) to logits."""
@@ -100,7 +103,9 @@ def _check_ids(model: ModelConfig, task: Task) -> None:
             f"the teacher reads {model.features} numbers a token and {task.source} holds token ids;"
             " give a teacher of a vocabulary"
         )
-    if model.vocabulary != len(task.vocabulary):
+    if task.origin is not None:
+        _check_origin(model, task, task.origin)
+    elif model.vocabulary != len(task.vocabulary):
         raise InputError(
             f"the teacher's vocabulary has {model.vocabulary} tokens and that of {task.source}"
             f" {len(task.vocabulary)}; give a teacher of the same tokens"
@@ -110,6 +115,21 @@ def _check_ids(model: ModelConfig, task: Task) -> None:
         raise InputError(
             f"the teacher reads {model.tokens} tokens and {task.source} has {tokens}; give a"
             " teacher of as many, or a shorter --context"
+        )
+
+
+def _check_origin(model: ModelConfig, task: Task, origin: LabelArray) -> None:
+    """Refuse a teacher of another tokenizer than that which pieces were taken from."""
+    if int(origin.max()) >= (model.vocabulary or 0):
+        raise InputError(
+            f"the teacher's vocabulary has {model.vocabulary} tokens and the tokenizer more; give"
+            " the tokenizer of this teacher"
+        )
+    padding = None if task.padding is None else int(origin[task.padding])
+    if padding != model.padding:
+        raise InputError(
+            f"the teacher pads with token {model.padding} and the tokenizer with {padding}; import"
+            " the teacher with --padding"
         )
 
 

@@ -50,9 +50,9 @@ class Progress:
         self._stop = threading.Event()
         self._start = 0.0
 
-    def advance(self, note: str = "") -> None:
-        """One more item is done; `note` is shown behind the count ("loss 0.12")."""
-        self.done += 1
+    def advance(self, note: str = "", count: int = 1) -> None:
+        """So many more items are done; `note` is shown behind the count ("loss 0.12")."""
+        self.done += count
         self.note = note
 
     @property
