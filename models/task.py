@@ -33,9 +33,9 @@ class Task:
     the samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
     which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
-    padding fills up short samples; `origin` is the id of each of its pieces in the tokenizer of the
-    checkpoint that they were taken from. `answers` (N, classes) are a teacher's logits for the training
-    samples, of which some may have no label: `UNKNOWN`.
+    padding fills up short samples; `origin` is the id of each of its pieces in the tokenizer of
+    the checkpoint that they were taken from. `answers` (N, classes) are a teacher's logits for the
+    training samples, of which some may have no label: `UNKNOWN`.
     """
 
     name: str

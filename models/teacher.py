@@ -96,6 +96,28 @@ def with_head(model: Transformer, classes: int, *, images: bool = False) -> Tran
     return new
 
 
+@torch.no_grad()
+def start_from_words(student: Transformer, teacher: Teacher) -> None:
+    """Rows of the student's tokens: random projections of what the teacher knows of each.
+
+    Tokens that mean about the same to the teacher then begin alike; weights of the projections are
+    drawn from torch's global generator.
+    """
+    config = student.config
+    assert config.vocabulary is not None, "of token ids"
+    rows = teacher.model.embed.weight[teacher.reads(torch.arange(config.vocabulary))].clone()
+    rows -= rows.mean(0)
+    rows /= rows.std()
+    places = [student.embed.weight]
+    if student.window is not None:
+        places += list(student.window.near)
+    for place in places:
+        width, size = place.std(), rows.shape[1]
+        place.copy_(rows @ torch.randn(size, place.shape[1]) * (width / math.sqrt(size)))
+        if config.zero_padding:
+            place[config.padding] = 0.0
+
+
 def _check_ids(model: ModelConfig, task: Task) -> None:
     assert task.vocabulary is not None
     if model.vocabulary is None:

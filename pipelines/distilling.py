@@ -3,6 +3,7 @@
 | stage | what learns | of whom |
 |---|---|---|
 | teacher | the teacher with a new head, where its answers are not the task's | the data |
+| texts | of texts: nothing; the teacher answers them, and many made of their parts | |
 | float | the student in floating point | answers, hidden states and attention of the teacher |
 | 4-bit, 3-bit, … | the quantized student, weights and codes of so many bits, wide sums | answers |
 | qat | the same in the bit widths of its preset | answers |
@@ -14,6 +15,7 @@ TinyBERT, arXiv 1909.10351, and MPCFormer, arXiv 2211.01452; teachers of quantiz
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,8 +26,8 @@ from typing import Any
 import torch
 
 from torusformer.fhe_compile import lower, plan
-from torusformer.models import Transformer
-from torusformer.models.teacher import Teacher
+from torusformer.models import Task, Transformer
+from torusformer.models.teacher import Teacher, start_from_words
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.baselines import baselines
 from torusformer.pipelines.stage_store import Done, StageStore
@@ -37,6 +39,7 @@ from torusformer.pipelines.training import (
     quiet_brevitas,
     save_trained,
 )
+from torusformer.pipelines.transfer import extended
 from torusformer.quantize import (
     QuantConfig,
     QuantTransformer,
@@ -52,20 +55,22 @@ from torusformer.work import LOCK, work_folder
 # Of Adam on a model of width 768, arXiv 1810.04805; it falls with the width, arXiv 2203.03466.
 TUNING_RATE = 5e-5 * 768
 STEP_SHARE = 4  # steps on the way take this part of the last one's epochs
-TEACHER, STUDENT, LAST = "teacher", "float", "qat"
+TEACHER, TEXTS, STUDENT, LAST = "teacher", "texts", "float", "qat"
 
 
 @dataclass(frozen=True)
 class How:
     """What to distil with: `steps` are the bits of the stages before the preset's.
 
-    `hidden_weight` and `attention_weight` are those of layers beside answers, zero for none.
+    `hidden_weight` and `attention_weight` are those of layers beside answers, zero for none. So
+    many `texts` are made of those of a text task; its student learns answers alone.
     """
 
     steps: Sequence[int] = (4, 3)
     teacher_epochs: int = 5
     hidden_weight: float = 1.0
     attention_weight: float = 1.0
+    texts: int = 120_000
 
 
 def widths(recipe: Recipe, steps: Sequence[int]) -> dict[str, QuantConfig]:
@@ -83,16 +88,22 @@ def distill(folder: Path, found: Found, recipe: Recipe, how: How) -> dict[str, A
     Raises:
         InputError: teacher and task do not belong together.
     """
+    given = recipe
     ready, configs = found.ready(recipe.task), widths(recipe, how.steps)
-    store = StageStore(folder, 1 + 1 + len(configs) + 1)
+    of_texts = recipe.task.tokenizer is not None
+    store = StageStore(folder, 1 + of_texts + 1 + len(configs) + 1)
     with quiet_brevitas():
         teacher = _teacher(store, found, recipe, how, ready)
-        student = _student(store, teacher, recipe, how)
+        asked: Teacher | None = teacher
+        if of_texts:  # it is asked once; a student's epochs are many
+            asked, how = None, dataclasses.replace(how, hidden_weight=0.0, attention_weight=0.0)
+            recipe = dataclasses.replace(recipe, task=_extended(store, teacher, recipe, how))
+        student = _student(store, teacher, asked, recipe, how)
         twin: QuantTransformer | None = None
         for name, config in configs.items():
-            twin = _narrower(store, name, config, twin, (student, teacher), recipe)
+            twin = _narrower(store, name, config, twin, (student, asked), recipe)
         assert twin is not None, "the last stage is always there"
-        return _report(folder, store, recipe, how, (teacher, student, twin))
+        return _report(folder, store, given, how, (teacher, student, twin))
 
 
 def _teacher(store: StageStore, found: Found, recipe: Recipe, how: How, ready: bool) -> Teacher:
@@ -122,15 +133,28 @@ def _teacher(store: StageStore, found: Found, recipe: Recipe, how: How, ready: b
     return found.teaching(task, store.model(TEACHER, Transformer, tuned))
 
 
-def _student(store: StageStore, teacher: Teacher, recipe: Recipe, how: How) -> Transformer:
-    """The float student, untrained before it is taught."""
+def _extended(store: StageStore, teacher: Teacher, recipe: Recipe, how: How) -> Task:
+    """A task of texts with the teacher's answers to them and to many that are made of them."""
+    task, seed = recipe.task, recipe.training.seed
+    return store.texts(TEXTS, task, lambda: extended(task, teacher, how.texts, seed))
+
+
+def _student(
+    store: StageStore, teacher: Teacher, asked: Teacher | None, recipe: Recipe, how: How
+) -> Transformer:
+    """The float student, untrained before it is taught, but for what it knows of words.
+
+    It learns of the teacher that is `asked`, or of the answers that the task has.
+    """
 
     def taught() -> tuple[Transformer, Done]:
         torch.manual_seed(recipe.training.seed)
         student = Transformer(recipe.model)
         layers = _layers(student, teacher, how)
+        if asked is None:
+            start_from_words(student, teacher)
         history = train(
-            student, recipe.task, recipe.training, teacher=teacher, layers=layers, label=STUDENT
+            student, recipe.task, recipe.training, teacher=asked, layers=layers, label=STUDENT
         )
         return student, Done.of(STUDENT, "float", history, recipe.training.float_epochs)
 
@@ -150,7 +174,7 @@ def _narrower(
     name: str,
     config: QuantConfig,
     before: QuantTransformer | None,
-    taught: tuple[Transformer, Teacher],
+    taught: tuple[Transformer, Teacher | None],
     recipe: Recipe,
 ) -> QuantTransformer:
     """The student in these bit widths, on from those before."""

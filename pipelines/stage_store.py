@@ -16,6 +16,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torusformer import ArtifactError
 from torusformer.folders import is_ours, output_folder
+from torusformer.models import Task
+from torusformer.pipelines.transfer import load_answers, save_answers
 from torusformer.quantize import History
 from torusformer.strict_json import read_json
 
@@ -76,6 +78,17 @@ class StageStore:
 
         self._keep(name, self._read(name, write))
         return kind.from_pretrained(self.folder / name)
+
+    def texts(self, name: str, task: Task, make: Callable[[], Task]) -> Task:
+        """The task with what `make` extended it by, now or before, as it lies on the disk."""
+
+        def write(folder: Path) -> dict[str, Any]:
+            new = make()
+            save_answers(new, folder)
+            return {"texts": len(new.x_train)}
+
+        self._read(name, write)
+        return load_answers(task, self.folder / name)
 
     def note(self, name: str, make: Callable[[], Done]) -> None:
         """A stage that leaves no model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torusformer.pipelines.commands.train import add_training_arguments, measured, recipe_of
-from torusformer.pipelines.console import Outcome, Subparsers, command, positive
+from torusformer.pipelines.console import Outcome, Subparsers, command, natural, positive
 from torusformer.tables import table
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         metavar="DIR",
         help="what import, train, demo or distill wrote; a head is trained if it has none",
     )
-    parser.add_argument("--task", default="digits", metavar="NAME", help="digits or words")
+    parser.add_argument(
+        "--task", default="digits", metavar="NAME", help="digits, images, words or sentiment"
+    )
     add_training_arguments(parser)
     parser.add_argument(
         "--stages",
@@ -62,6 +64,14 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--attention", type=weight, default=1.0, metavar="W", help="that of its attention's scores"
+    )
+    parser.add_argument(
+        "--texts",
+        type=natural,
+        default=120_000,
+        metavar="N",
+        help="of a text task: so many are made of parts of those given, for the teacher to answer; "
+        "default 120000",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or to go on")
     return parser
@@ -93,18 +103,24 @@ def weight(text: str) -> float:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Distil, or go on, and report."""
+    from torusformer.models.tasks import OF_TEXTS
     from torusformer.pipelines.distilling import How, distill
     from torusformer.pipelines.kept_folder import Kind, kept_folder
     from torusformer.pipelines.teachers import digest, find_teacher
 
     found = find_teacher(args.teacher)
+    if args.task in OF_TEXTS and args.tokenizer is None:
+        args.tokenizer = args.teacher  # import leaves it there
     recipe = recipe_of(args)
     found.ready(recipe.task)  # what does not go together is refused before a folder is made
-    how = How(args.stages, args.teacher_epochs, args.hidden, args.attention)
+    how = How(args.stages, args.teacher_epochs, args.hidden, args.attention, args.texts)
     asked = {
         "teacher": digest(args.teacher),
         "task": args.task,
         "data": args.data and hashlib.sha256(args.data.read_bytes()).hexdigest(),
+        "test": args.test and hashlib.sha256(args.test.read_bytes()).hexdigest(),
+        "tokenizer": recipe.task.tokenizer and recipe.task.tokenizer.digest,
+        "texts": how.texts,
         "model": recipe.model.to_dict(),
         "quant": recipe.quant.to_dict(),
         "training": recipe.training.to_dict(),
