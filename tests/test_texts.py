@@ -94,7 +94,7 @@ def test_a_mistake_is_named(tmp_path: Path, name: str, content: str | bytes, say
 
 
 def test_what_is_not_there_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="is missing; give a .tsv"):
+    with pytest.raises(InputError, match=r"is missing; give a \.tsv"):
         read_texts(tmp_path / "a.tsv")
     monkeypatch.setattr(texts, "MOST_BYTES", 10)
     with pytest.raises(InputError, match="20 bytes, the limit is 10"):
