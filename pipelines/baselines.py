@@ -50,7 +50,8 @@ def linear_accuracy(task: Task) -> float:
 def _rows(task: Task) -> tuple[Any, Any]:
     """All numbers of the samples, from -1 to 1, or how often each has which token, sparse."""
     if task.vocabulary is None:
-        return tuple(x.reshape(len(x), -1) / task.input_scale for x in (task.x_train, task.x_test))
+        x_train, x_test = (x.reshape(len(x), -1) for x in (task.x_train, task.x_test))
+        return x_train / task.input_scale, x_test / task.input_scale
     from sklearn.feature_extraction.text import CountVectorizer
 
     def pieces(row: NDArray[np.int64]) -> list[str]:
