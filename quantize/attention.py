@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torusformer import InputError
 from torusformer.models.attention import CODES, INHIBITOR_SHIFT, codes, split, table_scores
 from torusformer.models.config import AttentionKind, ModelConfig
 from torusformer.models.positions import by_distance, rotations, turned
@@ -70,7 +71,14 @@ class QuantAttention(nn.Module, ABC):
         self.context_rounding = (
             RowRounding(config.accumulator_bit_width) if ring is None else Folding(ring)
         )
-        self.context_quant = build_activation(config, share_scale_of=at.share_scale_of)
+        self.context_quant: ActQuant | None = None
+        if config.context_table:
+            self.context_quant = build_activation(config, share_scale_of=at.share_scale_of)
+        elif not at.op.asks or model.attention != "tanh" or config.gains:
+            raise InputError(
+                "context_table is false, and only what a learned query finds by attention tanh, "
+                "without gains, is read as it is; set context_table"
+            )
         self.gain = (
             nn.Parameter(torch.ones(model.heads, 1, model.head_value_dim)) if config.gains else None
         )
@@ -87,10 +95,13 @@ class QuantAttention(nn.Module, ABC):
         else:
             q, k = split(q, model.heads), split(k, model.key_heads)
         terms, factor = self.find(q, k, split(v, model.key_heads), rows)
-        context = (
-            self.context_rounding.rows(terms, rows.counts(terms.value.shape[-2])).value * factor
-        )
-        found = self.context_quant(context if self.gain is None else context * self.gain)
+        counts = rows.counts(terms.value.shape[-2])
+        if self.context_quant is None:
+            (count,) = set(counts)
+            found = terms._replace(lo=terms.lo * count, hi=terms.hi * count)
+        else:
+            context = self.context_rounding.rows(terms, counts).value * factor
+            found = self.context_quant(context if self.gain is None else context * self.gain)
         merged = found.value.transpose(1, 2)
         return found._replace(value=merged.reshape(merged.shape[0], merged.shape[1], -1))
 
@@ -178,6 +189,13 @@ class AskedAttention(QuantAttention):
         self.weights = WEIGHTS[at.model.attention](at.config)
         known = at.known and at.model.attention == "tanh"  # no softmax: each token by itself
         self.term_quant = ActQuant(at.config.token_bit_width, narrow=True) if known else None
+
+    @property
+    def term_span(self) -> int:
+        """Highest less lowest integer of one token's part in what is found."""
+        if self.term_quant is not None:
+            return int(self.term_quant.hi - self.term_quant.lo)
+        return 2 * int(self.weights.weight_quant.hi * self.value_quant.hi)
 
     def find(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Found:
         """`q` are the scores (B, h, 1, T)."""

@@ -65,6 +65,9 @@ class QuantConfig(Config):
 
     One bit of a query, key or value, and of the attention kind "tanh", is a sign: -1 or 1.
 
+    Without a `context_table` what a learned query's heads find is not looked up: sums over tokens
+    are read as they are, by layers that wrap or give the logits.
+
     `token_input` says how token ids are sent: "one-hot" rows, of which the server makes the
     embedding without a bootstrap, or "lookup", rows of a public table that the client looks up.
 
@@ -112,6 +115,7 @@ class QuantConfig(Config):
     gains: bool = False
     unfolded: tuple[Rewrite, ...] = ()
     embed_table: bool = True
+    context_table: bool = True
     token_input: TokenInput | None = None
     rings: Mapping[Wrapping, Sum] = Field(default_factory=dict)
 
@@ -120,6 +124,8 @@ class QuantConfig(Config):
         """Refuse widths that leave nothing."""
         if self.act_narrow and self.act_bit_width == 1:
             raise ValueError("act_narrow leaves one level of act_bit_width 1; set one or the other")
+        if "context" in self.rings and not self.context_table:
+            raise ValueError("rings name 'context', which no table reads; set context_table")
         for layer, field in ODD_LEVELS.items():
             signs = field != "act" and getattr(self, f"{field}_bit_width") == 1
             if layer in self.rings and not signs and not getattr(self, f"{field}_narrow"):

@@ -24,11 +24,15 @@ from torusformer.quantize.quantizers import ActQuant
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A graph, bit widths, and the modules `made` of earlier operations by name."""
+    """A graph, bit widths, and the modules `made` of earlier operations by name.
+
+    `longest` is the number of tokens that sums are bounded for.
+    """
 
     graph: Graph
     config: QuantConfig
     made: Mapping[str, nn.Module]
+    longest: int
 
     @property
     def model(self) -> ModelConfig:
@@ -60,6 +64,8 @@ class Site:
                 quant = getattr(module, "out_quant", None)
             case Attend():
                 quant = getattr(module, "context_quant", None)
+                if quant is None and not self.config.context_table:
+                    return None
             case Features() | InARow():
                 return None
             case _:  # residual sums and pools
@@ -71,7 +77,11 @@ class Site:
         """Highest less lowest integer of a value; of a mean over tokens, that of their sum."""
         op = self.graph[name]
         if isinstance(op, Pool) and (self.model.pooling or "mean") == "mean":
-            return self.model.tokens * self.span(op.sources[0])
+            return self.longest * self.span(op.sources[0])
+        while isinstance(op, Pool):
+            op = self.graph[op.sources[0]]
+        if isinstance(op, Attend) and not self.config.context_table:
+            return self.longest * self.made[op.name].term_span  # type: ignore[operator]
         quant = self.grid_of(name)
         return self.config.input_span if quant is None else int(quant.hi - quant.lo)
 

@@ -42,15 +42,24 @@ class QuantTransformer(nn.Module):
     """
 
     def __init__(
-        self, model: ModelConfig, config: QuantConfig, source: Transformer | None = None
+        self,
+        model: ModelConfig,
+        config: QuantConfig,
+        source: Transformer | None = None,
+        *,
+        longest: int | None = None,
     ) -> None:
-        """Starts from the weights of `source`; without it, from untrained ones."""
+        """Starts from the weights of `source`; without it, from untrained ones.
+
+        Sums are bounded for `longest` tokens, those of `model` if there is no longer form of it.
+        """
         super().__init__()
         if config.token_input is not None and model.vocabulary is None:
             raise InputError(
                 f"token_input is {config.token_input!r}, but inputs are no token ids; leave it out"
             )
         self.model_config, self.config = model, config
+        self.longest = longest or model.tokens
         graph = folded(
             graph_of((source or Transformer(model)).eval()),
             config.unfolded,
@@ -59,7 +68,7 @@ class QuantTransformer(nn.Module):
         check_rings(graph, config)
         made: dict[str, nn.Module] = {}
         for op in graph.ops:
-            module = RULES[type(op)].build(op, Site(graph, config, made))
+            module = RULES[type(op)].build(op, Site(graph, config, made, self.longest))
             if module is not None:
                 made[op.name] = module
                 _register(self, op.name, module)
@@ -93,7 +102,9 @@ class QuantTransformer(nn.Module):
 
     def of_length(self, tokens: int) -> QuantTransformer:
         """The same weights for at most so many tokens: positions beyond are left out."""
-        twin = QuantTransformer(self.model_config.replace(tokens=tokens), self.config)
+        twin = QuantTransformer(
+            self.model_config.replace(tokens=tokens), self.config, longest=self.longest
+        )
         own = twin.state_dict()
         weights = {
             name: w[: len(own[name])] if name.endswith("positions") else w

@@ -38,8 +38,13 @@ PLAIN = ModelConfig(
     pooling="query",
     padding=0,
 )
-MODELS = {"plain": PLAIN, "window": PLAIN.replace(window=3, window_dim=3)}
-RINGS = {"plain": ("context", "up"), "window": ("window", "value", "score", "context", "up")}
+WINDOW = PLAIN.replace(window=3, window_dim=3)
+MODELS = {"plain": PLAIN, "window": WINDOW, "wide": WINDOW}
+RINGS = {
+    "plain": ("context", "up"),
+    "window": ("window", "value", "score", "context", "up"),
+    "wide": ("window", "value", "score", "up"),  # what is found is read as it is
+}
 
 
 def texts(count: int, seed: int = 0) -> NDArray[np.int64]:
@@ -62,6 +67,7 @@ def twin_of(kind: str, how: str) -> QuantTransformer:
         act_narrow=True,
         value_bit_width=2,
         attention_bit_width=1,
+        context_table=kind != "wide",
         token_input=how,
         rings=dict.fromkeys(RINGS[kind], 3),
     )
