@@ -37,7 +37,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         metavar="DIR",
         help="what import, train, demo or distill wrote; a head is trained if it has none",
     )
-    parser.add_argument("--task", default="digits", metavar="NAME", help="digits or words")
+    parser.add_argument("--task", default="digits", metavar="NAME", help="digits, images or words")
     add_training_arguments(parser)
     parser.add_argument(
         "--stages",

@@ -47,7 +47,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     samples = parser.add_mutually_exclusive_group(required=True)
     samples.add_argument("--input", type=Path, metavar="FILE", help=".npy, or .npz by input name")
-    samples.add_argument("--task", metavar="NAME", help="held-out samples of a task: digits")
+    samples.add_argument(
+        "--task", metavar="NAME", help="held-out samples of a task: digits, images"
+    )
     parser.add_argument("--data", type=Path, metavar="FILE", help="with --task: as train --data")
     parser.add_argument("--count", type=positive, default=1, metavar="N", help="with --task")
     parser.add_argument(
