@@ -175,5 +175,6 @@ def section(part: Part, result: Mapping[str, Any]) -> str:
     except KeyError as error:  # stored before the part changed: no reason to lose the others
         body = f"Measured by an earlier form of this part, which lacks {error}: measure it again."
     lines = [f"## {part.title}", part.shows, body]
-    again = f"Again: `make bench ONLY={part.name}`{when}"
+    data = f" DATA=FILE{part.data}" if part.data else ""
+    again = f"Again: `make bench ONLY={part.name}{data}`{when}"
     return "\n\n".join([*lines, again]) + "\n"
