@@ -43,8 +43,8 @@ class ModelConfig(Config):
 
     Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum, and with
     `embed_norm` behind the embedding of tokens too; `norm_epsilon` is added to what they measure.
-    `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202). `attention` is a
-    kind of `models.attention`, `groups` the codes a head of the kind "table". `kv_heads` below
+    `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202); with `mlp_dim` 0
+    there is none. `attention` is a kind of `models.attention`, `groups` the codes a head of the kind "table". `kv_heads` below
     `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
     `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
     embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
@@ -70,7 +70,7 @@ class ModelConfig(Config):
     kv_heads: Count | None = None
     head_dim: Count | None = None
     value_dim: Count | None = None
-    mlp_dim: Count = 64
+    mlp_dim: Annotated[int, Field(ge=0)] = 64
     activation: Activation = "gelu"
     gated: bool = False
     attention: AttentionKind = "softmax"
@@ -162,6 +162,8 @@ class ModelConfig(Config):
              " out, or choose attention table"),
             (self.positions == "rotary", ("rotary_base",), f"positions are {self.positions}; leave"
              " it out, or choose rotary"),
+            (self.mlp_dim > 0, ("gated", "post_norm"), "there is no MLP; leave it out, or give"
+             " mlp_dim"),
             (self.attention == "tanh", ("context_scale",), f"attention is {self.attention}, which"
              " divides what it sums up; leave it out, or choose attention tanh"),
             (products, ("distance_bias",), f"attention {self.attention} adds none; leave it out"),

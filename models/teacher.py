@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torusformer import InputError
 from torusformer.models.config import ModelConfig, Pooling
 from torusformer.models.foreign.vit import image_tokens
-from torusformer.models.neighbours import Window
+from torusformer.models.known_words import meanings
 from torusformer.models.task import LabelArray, Task
 from torusformer.models.transformer import Transformer
 
@@ -46,6 +46,12 @@ class Teacher(nn.Module):
         self.same_tokens, self.reads = found is None, found or (lambda x: x)
         if task.origin is not None:
             self.reads = torch.from_numpy(task.origin).__getitem__
+
+    def words(self, task: Task) -> Tensor:
+        """(V, k) numbers that say what it knows of each token of a task of texts."""
+        assert task.vocabulary is not None, "of token ids"
+        kept = self.reads(torch.arange(len(task.vocabulary)))
+        return meanings(self.model.embed.weight, kept, task.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples of the task (B, ...) to logits."""
@@ -95,27 +101,6 @@ def with_head(model: Transformer, classes: int, *, images: bool = False) -> Tran
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
     new.load_state_dict(kept, strict=False)
     return new
-
-
-@torch.no_grad()
-def start_from_words(student: Transformer, teacher: Teacher) -> None:
-    """Rows of the student's tokens: random projections of what the teacher knows of each.
-
-    Tokens that mean about the same to the teacher then begin alike; weights of the projections are
-    drawn from torch's global generator.
-    """
-    config = student.config
-    assert config.vocabulary is not None, "of token ids"
-    rows = teacher.model.embed.weight[teacher.reads(torch.arange(config.vocabulary))].clone()
-    rows -= rows.mean(0)
-    rows /= rows.std()
-    embed = student.embed
-    places = list(embed.near) if isinstance(embed, Window) else [embed.weight]
-    for place in places:
-        width, size = place.std(), rows.shape[1]
-        place.copy_(rows @ torch.randn(size, place.shape[1]) * (width / math.sqrt(size)))
-        if config.zero_padding:
-            place[config.padding] = 0.0
 
 
 def _check_ids(model: ModelConfig, task: Task) -> None:

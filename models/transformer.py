@@ -34,11 +34,13 @@ class Block(nn.Module):
         self.config = config
         self.norm1 = build_norm(config.norm, config.dim, config.norm_epsilon)
         self.attention = Attention(config)
+        self.near: nn.Parameter | None = None
+        if not config.mlp_dim:
+            return
         self.norm2 = build_norm(config.norm, config.dim, config.norm_epsilon)
         self.up = nn.Linear(config.dim, config.mlp_dim)
         self.gate = nn.Linear(config.dim, config.mlp_dim) if config.gated else None
         self.down = nn.Linear(config.mlp_dim, config.dim)
-        self.near: nn.Parameter | None = None
         if window > 1:
             shape = (window - 1, config.vocabulary or 0, config.mlp_dim)
             self.near = nn.Parameter(torch.randn(shape) * NEAR_STD / math.sqrt(window))
@@ -64,7 +66,7 @@ class Block(nn.Module):
             x = self.norm1(start + self.attention(x, asks, keep))
             return self.norm2(x + self._mlp(x, tokens))
         x = start + self.attention(self.norm1(x), asks, keep)
-        return x + self._mlp(self.norm2(x), tokens)
+        return x if not self.config.mlp_dim else x + self._mlp(self.norm2(x), tokens)
 
     def _mlp(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         act = ACTIVATIONS[self.config.activation]

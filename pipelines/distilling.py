@@ -19,6 +19,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ import torch
 
 from torusformer.fhe_compile import lower, plan
 from torusformer.models import Task, Transformer
-from torusformer.models.teacher import Teacher, start_from_words
+from torusformer.models.known_words import mapped_words
+from torusformer.models.teacher import Teacher
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.baselines import baselines
 from torusformer.pipelines.stage_store import Done, StageStore
@@ -151,11 +153,10 @@ def _student(
         torch.manual_seed(recipe.training.seed)
         student = Transformer(recipe.model)
         layers = _layers(student, teacher, how)
-        if asked is None:
-            start_from_words(student, teacher)
-        history = train(
-            student, recipe.task, recipe.training, teacher=asked, layers=layers, label=STUDENT
-        )
+        task, training = recipe.task, recipe.training
+        known = nullcontext() if asked else mapped_words(student, teacher.words(task))
+        with known:
+            history = train(student, task, training, teacher=asked, layers=layers, label=STUDENT)
         return student, Done.of(STUDENT, "float", history, recipe.training.float_epochs)
 
     return store.model(STUDENT, Transformer, taught)

@@ -261,6 +261,8 @@ def _add_block(
         stream = add(Residual(f"{name}.attended", (stream, branch)))
     else:  # the stream begins anew with the answer
         stream = add(Code(f"{name}.attention_quant", (found,), "restart"))
+    if not block.config.mlp_dim:
+        return stream
     if post:
         read = stream = add(_norm(f"{name}.norm1", stream, kind, block.norm1))
     else:

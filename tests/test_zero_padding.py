@@ -39,11 +39,12 @@ PLAIN = ModelConfig(
     padding=0,
 )
 WINDOW = PLAIN.replace(window=3, window_dim=3)
-MODELS = {"plain": PLAIN, "window": WINDOW, "wide": WINDOW}
+MODELS = {"plain": PLAIN, "window": WINDOW, "wide": WINDOW, "linear": WINDOW.replace(mlp_dim=0)}
 RINGS = {
     "plain": ("context", "up"),
     "window": ("window", "value", "score", "context", "up"),
     "wide": ("window", "value", "score", "up"),  # what is found is read as it is
+    "linear": ("window", "value", "score"),
 }
 
 
@@ -67,7 +68,7 @@ def twin_of(kind: str, how: str) -> QuantTransformer:
         act_narrow=True,
         value_bit_width=2,
         attention_bit_width=1,
-        context_table=kind != "wide",
+        context_table=kind not in ("wide", "linear"),
         token_input=how,
         rings=dict.fromkeys(RINGS[kind], 3),
     )
