@@ -49,8 +49,8 @@ class ModelConfig(Config):
     `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
     of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
     W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap. A
-    classifier of tokens has `window_dim` units of its own instead, before all blocks, each of which
-    reads a token and the W - 1 behind it.
+    classifier of tokens has `window_dim` units instead, each of which reads a token and the W - 1
+    behind it; a map of them is its embedding.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16

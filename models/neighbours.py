@@ -60,10 +60,10 @@ def summed(rows: Iterable[Tensor]) -> Tensor:
 
 
 class Window(nn.Module):
-    """Units that read `window` tokens from each on, and what they add to its embedding.
+    """An embedding of phrases: a map of units that read `window` tokens from each on.
 
     A row of `near` (W, V, n) for each token and place; that of padding is zero and stays so, and
-    where nothing but padding is read, nothing is added.
+    where nothing but padding is read the embedding is zero.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torusformer import InputError
 from torusformer.models.config import ModelConfig, Pooling
 from torusformer.models.foreign.vit import image_tokens
+from torusformer.models.neighbours import Window
 from torusformer.models.task import LabelArray, Task
 from torusformer.models.transformer import Transformer
 
@@ -108,9 +109,8 @@ def start_from_words(student: Transformer, teacher: Teacher) -> None:
     rows = teacher.model.embed.weight[teacher.reads(torch.arange(config.vocabulary))].clone()
     rows -= rows.mean(0)
     rows /= rows.std()
-    places = [student.embed.weight]
-    if student.window is not None:
-        places += list(student.window.near)
+    embed = student.embed
+    places = list(embed.near) if isinstance(embed, Window) else [embed.weight]
     for place in places:
         width, size = place.std(), rows.shape[1]
         place.copy_(rows @ torch.randn(size, place.shape[1]) * (width / math.sqrt(size)))

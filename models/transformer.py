@@ -85,9 +85,11 @@ class Transformer(nn.Module):
         """Weights drawn from torch's global generator: seed it first."""
         super().__init__()
         self.config = config
-        self.embed: nn.Linear | nn.Embedding
+        self.embed: nn.Linear | nn.Embedding | Window
         if config.features is not None:
             self.embed = nn.Linear(config.features, config.dim)
+        elif config.window_dim is not None:
+            self.embed = Window(config)
         else:
             zero = config.padding if config.zero_padding else None
             self.embed = nn.Embedding(config.vocabulary or 0, config.dim, padding_idx=zero)
@@ -98,7 +100,6 @@ class Transformer(nn.Module):
             self.register_buffer("positions", vectors, persistent=False)
         if config.embed_norm:
             self.embed_norm = build_norm(config.norm, config.dim, config.norm_epsilon)
-        self.window = None if config.window_dim is None else Window(config)
         first = 1 if config.window_dim is not None else config.window or 1
         windows = (first, *[1] * (config.layers - 1))
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
@@ -124,9 +125,7 @@ class Transformer(nn.Module):
         config = self.config
         keep = None if config.padding is None else (x != config.padding).to(torch.float32)
         tokens = None if config.window is None else x
-        near = None if self.window is None else self.window(x)
         x = embedded = self._embedded(x)
-        x = x if near is None else x + near
         *earlier, last = self.blocks
         for block in earlier:
             x = block(x, keep=keep, tokens=tokens)

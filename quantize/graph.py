@@ -185,13 +185,13 @@ def graph_of(model: Transformer) -> Graph:
         add(Features(INPUT, (), unit))
         weight, bias = model.embed.weight, model.embed.bias
         x = add(Affine("embed", (INPUT,), (weight,), bias, model.positions))
+    elif isinstance(model.embed, Window):
+        x = _add_window(add, model.embed, model.positions)
     else:
         x = add(Embedding("embed", (), model.embed.weight, model.positions))
     if config.embed_norm:
         x = add(_norm("embed_norm", x, config.norm, model.embed_norm))
     stream = add(Code("stream_quant", (x,), "stream"))
-    if model.window is not None:
-        stream = _add_window(add, model.window, stream)
     for i, block in enumerate(model.blocks):
         asks = config.pooling == "query" and i == config.layers - 1
         query = model.query if asks else None
@@ -279,15 +279,13 @@ def _add_block(
     return add(_norm(f"{name}.norm2", stream, kind, block.norm2)) if post else stream
 
 
-def _add_window(add: Callable[[Op], str], window: Window, stream: str) -> str:
-    """What neighbours add to the stream; its name behind that."""
+def _add_window(add: Callable[[Op], str], window: Window, positions: Tensor | None) -> str:
+    """The name of the embedding of phrases."""
     found = add(Neighbours("window.sum", (), window.near))
     found = add(Activate("window.activation", (found,), window.config.activation))
     hidden = add(Code(WINDOW, (found,), "hidden"))
-    down = window.down
-    found = add(Affine("window.down", (hidden,), (down.weight,), torch.zeros(down.out_features)))
-    branch = add(Code("window.quant", (found,), "branch"))
-    return add(Residual("window.passed", (stream, branch)))
+    weight = window.down.weight
+    return add(Affine("embed", (hidden,), (weight,), torch.zeros(len(weight)), positions))
 
 
 def _norm(name: str, source: str, kind: Norm, norm: FloatNorm) -> Normalize:

@@ -125,7 +125,7 @@ class RoundedLinear(nn.Module):
 
     A bias may differ by position. With `known` inputs, what a token alone adds (a float linear
     map of them) is rounded to whole units of the sum, `token_bit_width` bits. With `zero_padding`
-    padding adds nothing there, and the bias is a part of what other tokens add.
+    the bias is a part of that, and padding adds nothing.
     """
 
     def __init__(
@@ -169,8 +169,6 @@ class RoundedLinear(nn.Module):
         self.token_bit_width = config.token_bit_width
         self.token = None if known is None else linear_of(known, bias)
         self.zero_padding = zero_padding
-        if zero_padding:
-            self.bias.requires_grad_(False)
         self.near = None if near is None else nn.Parameter(near.clone())
         width = config.stream_accumulator_bit_width if into_stream else config.accumulator_bit_width
         self.rounding = AccumulatorRounding(width) if ring is None else Folding(ring)
@@ -203,13 +201,15 @@ class RoundedLinear(nn.Module):
         """
         total = self.accumulate(x)
         bias: Tensor = self.bias
+        if self.zero_padding:
+            assert keep is not None, "padding is known"
+            added = bias if self.token is None else self.token(known) + bias
+            total = self._plus(total, added * keep.unsqueeze(-1))
+            return self.rounding(total).value
+        if self.token is not None:
+            total = self._plus(total, self.token(known))
         if self.positions is not None:
             bias = bias + self.positions[first : first + x.value.shape[-2]]
-        if self.token is not None:
-            added = self.token(known)
-            if self.zero_padding and keep is not None:
-                added = added * keep.unsqueeze(-1)
-            total = self._plus(total, added)
         if self.near is not None:
             assert tokens is not None, "neighbours are token ids"
             for row in rows_before(map(constant, self.near), *tokens):
@@ -249,7 +249,9 @@ class NeighbourSum(nn.Module):
         """Starts from float `rows` (W, vocabulary, n); that of `padding` is zero and stays so."""
         super().__init__()
         self.near, self.padding = nn.Parameter(rows.clone()), padding
-        self.row_quant = ActQuant(config.token_bit_width, narrow=True)
+        # As many bits as the ring: a row alone is then read rightly, and most sums of rows are.
+        bits = config.token_bit_width if ring is None else min(ring, config.token_bit_width)
+        self.row_quant = ActQuant(bits, narrow=True)
         self.rounding = (
             AccumulatorRounding(config.accumulator_bit_width) if ring is None else Folding(ring)
         )

@@ -94,8 +94,13 @@ def _build_affine(op: Affine, site: Site) -> nn.Module:
         sum_bit_width=site.config.embed_sum_bit_width if of_input else None,
         into_stream=any(isinstance(r, Code) and r.role in INTO_STREAM for r in readers),
         ring=ring,
-        zero_padding=site.model.zero_padding and known is not None,
+        zero_padding=site.model.zero_padding and _of_tokens(op, site),
     )
+
+
+def _of_tokens(op: Affine, site: Site) -> bool:
+    """Whether a learned query reads it, so that it must say nothing of padding."""
+    return any(isinstance(r, Attend) and r.asks for r in site.graph.readers(op.name))
 
 
 def _run_affine(module: Any, sources: list[Value], rows: Rows, x: Tensor) -> Value:
