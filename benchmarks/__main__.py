@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="PART[,PART]", help="these parts alone")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; writes into .cache")
     parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="names, one a line, for the part `names`"
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="names.txt for the part `names`, usps.npz for `usps`",
     )
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
     args = parser.parse_args(argv)

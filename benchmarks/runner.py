@@ -66,7 +66,7 @@ class Part:
     measure: Callable[[Bench], dict[str, Any]]
     render: Callable[[Mapping[str, Any]], str]
     needs: tuple[str, ...] = ()
-    needs_data: bool = False  # of the user; without it, this part is left out
+    data: str = ""  # suffix of a file of the user's; without one this part is left out
 
 
 def select(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
@@ -102,13 +102,13 @@ def run(
 ) -> list[str]:
     """Measure, and write the results after every part; the names of the parts that failed."""
     chosen = select(parts, only)
-    if data is None and not quick:
-        lacking = [part.name for part in chosen if part.needs_data]
-        if lacking and set(only) & set(lacking):
-            raise InputError(f"the part {lacking[0]} is measured on a file of yours: give --data")
-        for name in lacking:
-            print(f"{name}: left out, it is measured on a file of yours (--data)", file=sys.stderr)
-        chosen = [part for part in chosen if not part.needs_data]
+    lacking = [part for part in chosen if _lacks_data(part, data, quick)]
+    for part in lacking:
+        said = f"is measured on a {part.data} file of yours"
+        if part.name in only:
+            raise InputError(f"the part {part.name} {said}: give --data")
+        print(f"{part.name}: left out, it {said} (--data)", file=sys.stderr)
+    chosen = [part for part in chosen if part not in lacking]
     todo = pending(parts, chosen, store)
     failed: list[str] = []
     for i, part in enumerate(todo):
@@ -128,6 +128,11 @@ def run(
         store.finish(part.name, {**result, "measured": {"date": today(), "seconds": seconds}})
         publish(parts, store, folder)
     return failed
+
+
+def _lacks_data(part: Part, data: Path | None, quick: bool) -> bool:
+    """Whether a part needs a file of the user's that is not there; quick ones make do without."""
+    return bool(part.data) and (not quick if data is None else data.suffix != part.data)
 
 
 def publish(parts: Sequence[Part], store: Store, folder: Path) -> None:
@@ -170,5 +175,6 @@ def section(part: Part, result: Mapping[str, Any]) -> str:
     except KeyError as error:  # stored before the part changed: no reason to lose the others
         body = f"Measured by an earlier form of this part, which lacks {error}: measure it again."
     lines = [f"## {part.title}", part.shows, body]
-    again = f"Again: `make bench ONLY={part.name}`{when}"
+    data = f" DATA=FILE{part.data}" if part.data else ""
+    again = f"Again: `make bench ONLY={part.name}{data}`{when}"
     return "\n\n".join([*lines, again]) + "\n"

@@ -19,6 +19,7 @@ Several = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0)]
 
 ROTARY_BASE = 100.0
+CHANNELS = (1, 3)  # numbers a pixel: grey, colour
 TABLE_CODES = 2
 
 
@@ -26,9 +27,10 @@ class ModelConfig(Config):
     """A transformer over `tokens` tokens, from features or token ids to classes or the next token.
 
     Inputs: `features` numbers a token, divided by `input_scale` (the largest magnitude a raw value
-    takes); `patch` is how a task cuts a 2-D image into tokens, (rows, columns) a token. Or token
-    ids below `vocabulary`, of which the id `padding` fills up short inputs: it adds nothing to
-    attention and means. A `causal` model attends to earlier tokens only.
+    takes); `patch` is how a task cuts a 2-D image into tokens, (rows, columns) a token, of one
+    number a pixel or three of colour. Or token ids below `vocabulary`, of which the id `padding`
+    fills up short inputs: it adds nothing to attention and means. A `causal` model attends to
+    earlier tokens only.
 
     Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
     first, the last, all of them in a "row", or, with "query", what a learned query finds in the
@@ -50,7 +52,8 @@ class ModelConfig(Config):
     of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
     W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap. A
     classifier of tokens has `window_dim` units instead, each of which reads a token and the W - 1
-    behind it; a map of them is its embedding.
+    behind it; a map of them is its embedding. `context_scale` multiplies what heads find where
+    attention is no mean.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -79,6 +82,7 @@ class ModelConfig(Config):
     positions: Positions = "learned"
     rotary_base: Positive | None = None
     distance_bias: bool = False
+    context_scale: Positive | None = None
     pooling: Pooling | None = None
     pooler: Activation | None = None
     hidden: bool = False
@@ -119,11 +123,13 @@ class ModelConfig(Config):
                 f"padding is token {self.padding} of a vocabulary of {self.vocabulary};"
                 " name one of its tokens"
             )
-        if self.patch is not None and self.patch[0] * self.patch[1] != self.features:
-            raise ValueError(
-                f"patch {self.patch} holds {self.patch[0] * self.patch[1]} values but features"
-                f" is {self.features}; make them equal"
-            )
+        if self.patch is not None:
+            pixels = self.patch[0] * self.patch[1]
+            if min(self.patch) < 1 or self.features not in [pixels * n for n in CHANNELS]:
+                raise ValueError(
+                    f"patch {self.patch} holds {pixels} values but features is {self.features};"
+                    f" make them equal, or features {CHANNELS[-1]} times that for colour"
+                )
         return self
 
     def _restrictions(self) -> tuple[tuple[bool, tuple[str, ...], str], ...]:
@@ -156,6 +162,8 @@ class ModelConfig(Config):
              " out, or choose attention table"),
             (self.positions == "rotary", ("rotary_base",), f"positions are {self.positions}; leave"
              " it out, or choose rotary"),
+            (self.attention == "tanh", ("context_scale",), f"attention is {self.attention}, which"
+             " divides what it sums up; leave it out, or choose attention tanh"),
             (products, ("distance_bias",), f"attention {self.attention} adds none; leave it out"),
             (products or self.positions != "rotary", ("positions",), "only products of queries"
              f" and keys turn, attention is {self.attention}; choose learned positions"),

@@ -52,31 +52,44 @@ def _checked(x: NDArray[Any], source: str) -> NDArray[np.float32]:
     """Samples as float32, if they are numbers of a size that can be worked with."""
     if x.dtype.kind not in "biuf" or x.ndim not in (2, 3):
         raise InputError(f"{source}: x is {x.dtype}, rank {x.ndim}; give numbers, rank 2 or 3")
+    return checked_numbers(x, source)
+
+
+def checked_numbers(x: NDArray[Any], source: str, name: str = "x") -> NDArray[np.float32]:
+    """Numbers of any rank as float32, if they are finite and of a size that can be worked with."""
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"{source}: {name} is {x.dtype}; give numbers")
     if x.size == 0:
-        raise InputError(f"{source}: x has shape {x.shape}, it holds no numbers; give samples")
+        raise InputError(f"{source}: {name} has shape {x.shape}, it holds no numbers; give samples")
     if not np.isfinite(x).all():
-        raise InputError(f"{source}: x holds NaN or infinity; remove those samples")
+        raise InputError(f"{source}: {name} holds NaN or infinity; remove those samples")
     largest = max(abs(float(x.max())), abs(float(x.min())))  # -2**63 has no positive of its kind
     if largest and not SMALLEST <= largest <= LARGEST:
         raise InputError(
-            f"{source}: the largest number of x is {largest:g}, the limits are {SMALLEST:g} and "
-            f"{LARGEST:g}; give it in another unit"
+            f"{source}: the largest number of {name} is {largest:g}, the limits are {SMALLEST:g} "
+            f"and {LARGEST:g}; give it in another unit"
         )
     return x.astype(np.float32)
 
 
-def _named(y: NDArray[Any], source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def named_classes(
+    y: NDArray[Any], source: str, name: str = "y"
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """The index of each label's class and the names of all, which are text or whole numbers."""
     if y.dtype.kind not in "biufU":
-        raise InputError(f"{source}: y is {y.dtype}; give whole numbers or text")
+        raise InputError(f"{source}: {name} is {y.dtype}; give whole numbers or text")
+    if y.dtype.kind == "U" and y.dtype.itemsize > 4 * LONGEST_LABEL:
+        raise InputError(f"{source}: {_too_long(y.dtype.itemsize // 4)}")
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
-            raise InputError(f"{source}: y holds NaN or infinity; remove samples without a label")
+            raise InputError(
+                f"{source}: {name} holds NaN or infinity; remove samples without a label"
+            )
         wrong = y[(y != np.round(y)) | (np.abs(y) >= 2**53)]
         if len(wrong):
             raise InputError(
-                f"{source}: y holds {float(wrong[0]):g}, and classes are whole numbers or text; "
-                f"name them so"
+                f"{source}: {name} holds {float(wrong[0]):g}, and classes are whole numbers or "
+                f"text; name them so"
             )
         y = y.astype(np.int64)
     names, classes = np.unique(y, return_inverse=True)
@@ -97,13 +110,19 @@ def _read_npz(path: Path) -> Samples:
                 f"{path} has no array {name!r}; save it with numpy.savez(path, x=..., y=...)"
             )
     x, y, source = arrays["x"], arrays["y"], str(path)
+    one_class_each(x, y, source)
+    return Samples(_checked(x, source), *named_classes(y, source))
+
+
+def one_class_each(
+    x: NDArray[Any], y: NDArray[Any], source: str, of_x: str = "x", of_y: str = "y"
+) -> None:
+    """Refuse labels that are not one for each sample."""
     if y.ndim != 1 or x.ndim == 0 or len(y) != len(x):
         raise InputError(
-            f"{source}: x has shape {x.shape} but y has shape {y.shape}; give each sample one class"
+            f"{source}: {of_x} has shape {x.shape} but {of_y} has shape {y.shape}; give each sample"
+            " one class"
         )
-    if y.dtype.kind == "U" and y.dtype.itemsize > 4 * LONGEST_LABEL:
-        raise InputError(f"{source}: {_too_long(y.dtype.itemsize // 4)}")
-    return Samples(_checked(x, source), *_named(y, source))
 
 
 def _read_csv(path: Path) -> Samples:
@@ -130,7 +149,7 @@ def _read_csv(path: Path) -> Samples:
     if not values:
         raise InputError(f"{path}: holds no samples; give rows of numbers under the headings")
     x = np.frombuffer(values, np.float64).reshape(len(labels), width - 1)
-    index, names = _named(_numbered(np.array(list(known))), str(path))
+    index, names = named_classes(_numbered(np.array(list(known))), str(path))
     return Samples(_checked(x, str(path)), index[np.frombuffer(labels, np.int64)], names)
 
 

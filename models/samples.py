@@ -129,6 +129,22 @@ def samples_task(
     Raises:
         InputError: they do not fit `input_shape`, or a class has too few.
     """
+    x = _shape_samples(samples.x, patch, input_shape, source)
+    return split_task(name, samples._replace(x=x), source, patch)
+
+
+def split_task(
+    name: str,
+    samples: Samples,
+    source: str,
+    patch: tuple[int, int] | None,
+    image: tuple[int, int] | None = None,
+) -> Task:
+    """Samples (N, tokens, features) as a task: a quarter, stratified, is held out, always the same.
+
+    Raises:
+        InputError: a class has too few.
+    """
     from sklearn.model_selection import train_test_split
 
     counts = np.bincount(samples.classes)
@@ -137,8 +153,7 @@ def samples_task(
             f"{source}: {len(counts)} classes, the rarest with {counts.min()} samples; give at "
             f"least two classes of four samples each"
         )
-    x = _shape_samples(samples.x, patch, input_shape, source)
     x_train, x_test, y_train, y_test = train_test_split(
-        x, samples.classes, test_size=HELD_OUT, stratify=samples.classes, random_state=0
+        samples.x, samples.classes, test_size=HELD_OUT, stratify=samples.classes, random_state=0
     )
-    return Task(name, x_train, y_train, x_test, y_test, samples.names, source, patch)
+    return Task(name, x_train, y_train, x_test, y_test, samples.names, source, patch, image=image)

@@ -29,8 +29,9 @@ class Task:
 
     Samples are (N, tokens, features) numbers or (N, tokens) token ids; targets are classes (N,),
     or the token after each (N, tokens), `UNKNOWN` where a row ends. `labels[i]` names output i,
-    `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `source` where
-    the samples come from. `measure` is the share of right classes, or the mean negative
+    `vocabulary[i]` token i where inputs are ids. `patch` tells how images were cut, `image` their
+    rows and columns of pixels, where they are not known to be grey squares; `source` where the
+    samples come from. `measure` is the share of right classes, or the mean negative
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
     which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
     padding fills up short samples; `origin` is the id of each of its pieces in the tokenizer of
@@ -49,6 +50,7 @@ class Task:
     vocabulary: tuple[str, ...] | None = None
     measure: Measure = "accuracy"
     last: tuple[LabelArray, LabelArray] | None = None
+    image: tuple[int, int] | None = None
     tokenizer: Tokenizer | None = None
     origin: LabelArray | None = None
     answers: FloatArray | None = None
@@ -83,7 +85,8 @@ class Task:
         if self.vocabulary is None:
             tokens, features = self.input_shape
             changes: dict[str, object] = {"input_scale": self.input_scale}
-            if (tokens, features) != model.input_shape:
+            cut_otherwise = self.image is not None and self.patch != model.patch
+            if (tokens, features) != model.input_shape or cut_otherwise:
                 changes |= {"tokens": tokens, "features": features, "patch": self.patch}
         else:
             changes = {"vocabulary": len(self.vocabulary), "tokens": self.input_shape[0]}

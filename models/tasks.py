@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torusformer import InputError
+from torusformer.models.images import load_images_task
 from torusformer.models.samples import load_digits_task
 from torusformer.models.sentiment import TextOptions, load_sentiment_task
 from torusformer.models.task import Task
@@ -24,6 +25,7 @@ class Named(NamedTuple):
 
 TASKS: Mapping[str, Named] = {
     "digits": Named(load_digits_task, "digits-small"),
+    "images": Named(load_images_task, "usps"),
     "words": Named(load_words_task, "words"),
     "sentiment": Named(load_sentiment_task, "tiny-sentences"),
 }

@@ -220,12 +220,12 @@ def _flat_of(patch: tuple[int, int] | None, task: Task) -> Reads:
 
 
 def _side(task: Task) -> int:
-    """Of square images."""
+    """Of square images in grey."""
     count = math.prod(task.input_shape)
     side = math.isqrt(count)
-    if side**2 != count:
+    if side**2 != count or task.image not in (None, (side, side)):
         raise InputError(
             f"the teacher cuts images otherwise than the student, and the {count} numbers of a"
-            f" sample of {task.source} are no square image; give a teacher of the same tokens"
+            f" sample of {task.source} are no square image in grey; give one of the same tokens"
         )
     return side

@@ -78,13 +78,25 @@ def tokens_by_features(text: str) -> tuple[int, int]:
         ) from None
 
 
+def rows_by_columns(text: str) -> tuple[int, int]:
+    """An argument that is a patch of pixels: 4x4."""
+    rows, _, columns = text.partition("x")
+    try:
+        return positive(rows), positive(columns)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not ROWSxCOLUMNS, say 4x4 for four rows of four pixels"
+        ) from None
+
+
 def add_samples(parser: argparse.ArgumentParser, also: str = "") -> None:
-    """`--data` and `--shape`."""
+    """`--data`, `--shape` and `--patch`."""
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FILE",
-        help=f"your samples: .npz with x and y, .csv with label{also}",
+        help=f"your samples: .npz with x and y (of images also x_test and y_test), .csv with "
+        f"label{also}",
     )
     parser.add_argument(
         "--shape",
@@ -92,6 +104,12 @@ def add_samples(parser: argparse.ArgumentParser, also: str = "") -> None:
         metavar="TxF",
         help="how the numbers of a sample make tokens: 6x1 is six tokens of one number; default as "
         "the preset, or for flat samples that do not fit it up to eight tokens",
+    )
+    parser.add_argument(
+        "--patch",
+        type=rows_by_columns,
+        metavar="RxC",
+        help="of images: rows and columns of pixels a token, say 4x4; default as the preset",
     )
 
 

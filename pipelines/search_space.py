@@ -120,7 +120,9 @@ class Space:
         model: dict[str, Any] = {k: v for k, v in candidate.items() if k in MODEL}
         if "patch" in model:
             rows, columns = (int(n) for n in model["patch"].split("x"))
-            values, features = math.prod(base.model.input_shape), rows * columns
+            before = base.model.patch or (1, base.model.features or 1)
+            channels = (base.model.features or 1) // math.prod(before)
+            values, features = math.prod(base.model.input_shape), rows * columns * channels
             model |= {
                 "patch": (rows, columns),
                 "features": features,

@@ -85,15 +85,22 @@ class Recipe:
         data: Path | None = None,
         shape: tuple[int, int] | None = None,
         texts: TextOptions | None = None,
+        patch: tuple[int, int] | None = None,
     ) -> Recipe:
         """Settings on a task; the model takes the inputs and outputs of samples from outside.
+
+        `patch` cuts the task `images` otherwise than the settings do.
 
         `shape` is that of a sample, tokens and features; without it they fit the settings, or come
         as `models.samples.suggested_shape` says. Those of another shape than the settings' are no
         images, which could be moved at random. A tokenizer that is trained on `texts` gets as many
         pieces as the settings' vocabulary has.
         """
-        patch, wanted = settings.model.patch, shape or settings.model.input_shape
+        if task == "images" and shape:
+            raise InputError("--shape is of numbers, images are cut by --patch; leave it out")
+        if task != "images" and patch:
+            raise InputError(f"--patch cuts images, and the task is {task}; leave it out")
+        patch, wanted = patch or settings.model.patch, shape or settings.model.input_shape
         if shape and (settings.model.features is None or data is None):
             raise InputError("--shape says how numbers of your --data make tokens; leave it out")
         if shape and shape != settings.model.input_shape:
@@ -113,7 +120,8 @@ class Recipe:
 
     def shaped(self, settings: Settings) -> Settings:
         """The settings that this was made of, for samples of this shape."""
-        if self.model.input_shape == settings.model.input_shape:
+        made, given = self.model, settings.model
+        if (made.input_shape, made.patch) == (given.input_shape, given.patch):
             return settings
         names = ("tokens", "features", "patch")
         model = settings.model.replace(**{name: getattr(self.model, name) for name in names})

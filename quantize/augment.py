@@ -19,12 +19,19 @@ class Augment:
         input_shape: tuple[int, ...],
         strength: float,
         generator: torch.Generator,
+        image: tuple[int, int] | None = None,
     ) -> None:
-        """`strength` 1 is up to one pixel, ten degrees and a tenth in size, uniformly drawn."""
+        """`strength` 1 is up to one pixel, ten degrees and a tenth in size, uniformly drawn.
+
+        `image` are rows and columns of pixels; without it images are grey squares.
+        """
         self.strength, self.generator = strength, generator
-        self.side = math.isqrt(math.prod(input_shape))
+        numbers = math.prod(input_shape)
+        self.height, self.width = image or (math.isqrt(numbers),) * 2
         self.patch = patch or (1, 1)
-        if strength and (patch is None or self.side**2 != math.prod(input_shape)):
+        self.channels = input_shape[-1] // math.prod(self.patch) if image else 1
+        whole = self.height * self.width * self.channels == numbers
+        if strength and (patch is None or not whole):
             raise InputError(
                 f"augment is {strength}, which moves square images, and samples are {input_shape}"
                 f"{'' if patch else ' without a patch'}; set augment to 0"
@@ -37,15 +44,19 @@ class Augment:
         """(B, tokens, features) to the same shape."""
         if self.strength == 0:
             return x
-        (r, c), side, n = self.patch, self.side, len(x)
-        blocks = x.reshape(n, side // r, side // c, r, c)
-        images = blocks.transpose(2, 3).reshape(n, 1, side, side)
+        (r, c), n = self.patch, len(x)
+        height, width, channels = self.height, self.width, self.channels
+        blocks = x.reshape(n, height // r, width // c, r, c, channels)
+        images = blocks.permute(0, 5, 1, 3, 2, 4).reshape(n, channels, height, width)
         angle = self._uniform(n, math.radians(10))
         size = 1 + self._uniform(n, 0.1)
-        shift_x, shift_y = self._uniform(n, 2 / side), self._uniform(n, 2 / side)
+        shift_x, shift_y = self._uniform(n, 2 / width), self._uniform(n, 2 / height)
         cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
-        theta = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).reshape(n, 2, 3)
-        grid = nn.functional.affine_grid(theta, [n, 1, side, side], align_corners=False)
+        # The grid goes from -1 to 1 both ways, so a turn of what is no square stretches it back.
+        tall, wide = height / width, width / height
+        theta = torch.stack([cos, -sin * tall, shift_x, sin * wide, cos, shift_y], dim=1)
+        shape = [n, channels, height, width]
+        grid = nn.functional.affine_grid(theta.reshape(n, 2, 3), shape, align_corners=False)
         moved = nn.functional.grid_sample(images, grid, align_corners=False)
-        blocks = moved.reshape(n, side // r, r, side // c, c).transpose(2, 3)
-        return blocks.reshape(x.shape)
+        blocks = moved.reshape(n, channels, height // r, r, width // c, c)
+        return blocks.permute(0, 2, 4, 3, 5, 1).reshape(x.shape)

@@ -221,12 +221,17 @@ def unary(n: Grid, x: Tensor) -> Grid:
 
 
 def build_activation(
-    config: QuantConfig, *, signed: bool = True, share_scale_of: ActQuant | None = None
+    config: QuantConfig,
+    *,
+    signed: bool = True,
+    share_scale_of: ActQuant | None = None,
+    bits: int | None = None,
 ) -> ActQuant:
-    """What a linear layer reads: `act_bit_width` bits, of which one alone has no sign."""
-    signed = signed and config.act_bit_width > 1
+    """What a linear layer reads: `bits`, else `act_bit_width`, of which one alone has no sign."""
+    bits = bits or config.act_bit_width
+    signed = signed and bits > 1
     return ActQuant(
-        config.act_bit_width,
+        bits,
         signed=signed,
         narrow=config.act_narrow,
         share_scale_of=share_scale_of,

@@ -81,7 +81,7 @@ class Site:
         while isinstance(op, Pool):
             op = self.graph[op.sources[0]]
         if isinstance(op, Attend) and not self.config.context_table:
-            return self.longest * self.made[op.name].term_span  # type: ignore[operator]
+            return self.longest * self.made[op.name].term_span
         quant = self.grid_of(name)
         return self.config.input_span if quant is None else int(quant.hi - quant.lo)
 

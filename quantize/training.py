@@ -196,7 +196,7 @@ def train(
     rate = config.qat_learning_rate if quantized else config.float_learning_rate
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    augment = Augment(task.patch, task.input_shape, config.augment, generator)
+    augment = Augment(task.patch, task.input_shape, config.augment, generator, task.image)
     learning = model if layers is None else nn.ModuleList([model, layers])
     optimizer = optimizer_for(learning, config, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -159,6 +159,22 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
         Stub(tmp_path).run("third")
 
 
+def test_a_part_on_a_file_of_the_users_is_left_out_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = Stub(tmp_path)
+    third = Part("third", "Third", "Shows yours.", stub.measure, stub.render, data=".npz")
+    parts, store = (*stub.parts, third), Store(tmp_path / "cache")
+    assert run(parts, [], store, tmp_path, data=tmp_path / "names.txt") == []
+    assert stub.calls == ALL
+    assert "third: left out, it is measured on a .npz file of yours" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"the part third .* \.npz file of yours: give --data"):
+        run(parts, ["third"], store, tmp_path)
+    assert run(parts, ["third"], store, tmp_path, data=tmp_path / "images.npz") == []
+    assert stub.calls == [*ALL, "third.a", "third.b"]
+    assert "make bench ONLY=third DATA=FILE.npz" in (tmp_path / "results.md").read_text()
+
+
 def test_every_part_stands_behind_what_it_needs() -> None:
     names = [part.name for part in PARTS]
     assert len(names) == len(set(names))

@@ -107,7 +107,7 @@ CASES = [
     ("train --preset huge --out new", "digits-small"),
     ("train --task mnist --out new", "digits"),
     ("demo mnist --out new", "digits"),
-    (f"{RUN} --task mnist", "choose one of digits, words"),
+    (f"{RUN} --task mnist", "choose one of digits, images, words"),
     # missing
     ("lower missing.onnx --out new.onnx", "missing.onnx"),
     ("plan missing.onnx", "missing.onnx"),

@@ -16,6 +16,7 @@ from benchmarks.parts.prices import EFFICIENCY, PLAN_ERROR, PRICES
 from benchmarks.parts.same_block import DIRECT, SAME_BLOCK
 from benchmarks.parts.scaling import SCALING
 from benchmarks.parts.table_attention import TABLE_ATTENTION
+from benchmarks.parts.usps import USPS
 from benchmarks.parts.wrap_oracle import WRAP_ORACLE
 
 PARTS = (
@@ -36,6 +37,7 @@ PARTS = (
     GROWTH,
     GENERATION,
     NAMES,
+    USPS,
     DIGITS_STANDARD,
     BASELINES,
     PLAN_ERROR,

@@ -128,5 +128,5 @@ NAMES = Part(
     "out without `--data`.",
     measure,
     render,
-    needs_data=True,
+    data=".txt",
 )

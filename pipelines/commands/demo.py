@@ -26,7 +26,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "train, lower, plan, compile, and answer held-out samples on ciphertexts",
         "torusformer demo digits --preset digits-small --out runs/digits",
     )
-    parser.add_argument("task", metavar="TASK", help="digits, words or sentiment")
+    parser.add_argument("task", metavar="TASK", help="digits, images, words or sentiment")
     add_training_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/TASK")
     parser.add_argument(

@@ -50,7 +50,9 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     samples = parser.add_mutually_exclusive_group(required=True)
     samples.add_argument("--input", type=Path, metavar="FILE", help=".npy, or .npz by input name")
-    samples.add_argument("--task", metavar="NAME", help="held-out samples of a task: digits")
+    samples.add_argument(
+        "--task", metavar="NAME", help="held-out samples of a task: digits, images, sentiment"
+    )
     samples.add_argument(
         "--text", action="append", metavar="TEXT", help="a text to classify; may be repeated"
     )

@@ -34,7 +34,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "torusformer train --task digits --preset digits-small --out runs/train",
     )
     parser.add_argument(
-        "--task", default="digits", metavar="NAME", help="digits, words or sentiment"
+        "--task", default="digits", metavar="NAME", help="digits, images, words or sentiment"
     )
     add_training_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -79,25 +79,35 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     settings = Settings.load(args.config) if args.config else Settings.from_name(preset)
     settings = settings.changed(seed=args.seed, epochs=args.epochs, context=args.context)
     recipe = Recipe.from_settings(
-        args.task, settings, data=args.data, shape=args.shape, texts=texts_of(args)
+        args.task,
+        settings,
+        data=args.data,
+        shape=args.shape,
+        patch=args.patch,
+        texts=texts_of(args),
     )
-    if args.shape is None:
+    if args.shape is None and args.patch is None:
         note_shape(args.command, recipe, settings)
     return recipe
 
 
 def note_shape(said_by: str, recipe: Recipe, settings: Settings) -> None:
     """Say how samples make tokens where nobody asked and the preset does not say."""
-    if (
-        settings.model.features is not None
-        and recipe.model.input_shape != settings.model.input_shape
-    ):
-        tokens, features = recipe.model.input_shape
-        print(
-            f"torusformer {said_by}: the {tokens * features} numbers of a sample are read as "
-            f"{tokens} tokens of {features}; --shape says otherwise",
-            file=sys.stderr,
+    if settings.model.features is None or recipe.model.input_shape == settings.model.input_shape:
+        return
+    tokens, features = recipe.model.input_shape
+    if (image := recipe.task.image) is not None and recipe.model.patch is not None:
+        (height, width), (rows, columns) = image, recipe.model.patch
+        said = (
+            f"images of {height}x{width} are cut into {tokens} patches of {rows}x{columns}; "
+            "--patch says otherwise"
         )
+    else:
+        said = (
+            f"the {tokens * features} numbers of a sample are read as {tokens} tokens of "
+            f"{features}; --shape says otherwise"
+        )
+    print(f"torusformer {said_by}: {said}", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -31,7 +31,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         "accurate below a time; the same command goes on after an interruption",
         "torusformer tune --preset digits-small --max-seconds 5 --trials 40 --out runs/tune",
     )
-    parser.add_argument("--task", default="digits", metavar="NAME", help="digits")
+    parser.add_argument("--task", default="digits", metavar="NAME", help="digits or images")
     parser.add_argument(
         "--preset",
         action="append",
@@ -79,9 +79,11 @@ def run(args: argparse.Namespace) -> Outcome:
     limits = Limits(args.min_accuracy, args.max_seconds)
     space = Space.around(presets, fields)  # what does not go together is refused before the wait
     for i, settings in enumerate(presets):
-        recipe = Recipe.from_settings(args.task, settings, data=args.data, shape=args.shape)
+        recipe = Recipe.from_settings(
+            args.task, settings, data=args.data, shape=args.shape, patch=args.patch
+        )
         presets[i] = recipe.shaped(settings)
-        if args.shape is None and i == 0:
+        if args.shape is None and args.patch is None and i == 0:
             note_shape("tune", recipe, settings)
     if presets != list(space.presets):
         space = Space.around(presets, fields)
