@@ -5,6 +5,7 @@ A text is good or bad by one of its words. Words are pieces.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -16,6 +17,7 @@ import torch
 
 from tests.commands import printed, refused, say
 from tests.tokenizers_of import of_words, saved
+from tests.twins import float_model, twin_of
 from torusformer import ArtifactError, InputError
 from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.models import load_task
@@ -24,7 +26,7 @@ from torusformer.models.task import Task
 from torusformer.pipelines.baselines import ON_COUNTS, baselines
 from torusformer.pipelines.sentences import of_programs
 from torusformer.pipelines.settings import Settings
-from torusformer.pipelines.training import Recipe
+from torusformer.pipelines.training import Recipe, save_trained
 from torusformer.quantize import QuantTransformer
 from torusformer.serving import LengthsClient, LengthsServer
 
@@ -224,6 +226,23 @@ def test_all_lengths_say_the_same(run: Path) -> None:
         ids = sentences.ids(text)
         both = [next(iter(sentences.answer(ids, n).answer.reals.values())) for n in (2, 4)]
         assert np.allclose(*both)
+
+
+def test_lengths_that_differ_are_said_to(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attention that divides by all tokens counts padding, too."""
+    settings = Settings.from_name("tiny-sentences")
+    for kind, said in (("tanh", False), ("relu", True)):
+        shape = settings.model.replace(attention=kind)
+        recipe = Recipe.from_settings(
+            "sentiment", dataclasses.replace(settings, model=shape), data=files / "train.tsv",
+            texts=TextOptions(files / "test.tsv", files),
+        )  # fmt: skip
+        model = float_model(recipe.model)
+        (out := tmp_path / kind).mkdir()
+        save_trained(out, recipe, model, twin_of(model, settings.quant))
+        assert ("have other logits than at 4" in capsys.readouterr().err) == said
 
 
 def test_positions_are_cut_and_what_cannot_be_is_refused() -> None:
