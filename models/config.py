@@ -45,8 +45,8 @@ class ModelConfig(Config):
     `embed_norm` behind the embedding of tokens too; `norm_epsilon` is added to what they measure.
     `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202); with `mlp_dim` 0
     there is none. `attention` is a kind of `models.attention`, `groups` the codes a head of the
-    kind "table". `kv_heads` below `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
-    `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
+    kind "table". `kv_heads` below `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that
+    of queries and keys, `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
     embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
     `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
     of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
