@@ -258,7 +258,9 @@ class NeighbourSum(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) ids to (B, T, n)."""
-        rows = [self.row_quant(row) for row in rows_from(self.near, tokens, self.padding)]
+        rows = [
+            self.row_quant(row) for row in rows_from(map(constant, self.near), tokens, self.padding)
+        ]
         total = summed(row.value for row in rows)
         one, count = rows[0], len(self.near)
         found: Tensor = self.rounding(Grid(total, one.scale, count * one.lo, count * one.hi)).value

@@ -76,7 +76,7 @@ class Site:
     def span(self, name: str) -> int:
         """Highest less lowest integer of a value; of a mean over tokens, that of their sum."""
         op = self.graph[name]
-        if isinstance(op, Pool) and (self.model.pooling or "mean") == "mean":
+        if isinstance(op, Pool) and (self.model.pooling or "mean") in ("mean", "sum"):
             return self.longest * self.span(op.sources[0])
         while isinstance(op, Pool):
             op = self.graph[op.sources[0]]

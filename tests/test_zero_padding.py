@@ -39,12 +39,19 @@ PLAIN = ModelConfig(
     padding=0,
 )
 WINDOW = PLAIN.replace(window=3, window_dim=3)
-MODELS = {"plain": PLAIN, "window": WINDOW, "wide": WINDOW, "linear": WINDOW.replace(mlp_dim=0)}
+MODELS = {
+    "plain": PLAIN,
+    "window": WINDOW,
+    "wide": WINDOW,
+    "linear": WINDOW.replace(mlp_dim=0),
+    "bag": WINDOW.replace(layers=0, pooling="sum"),
+}
 RINGS = {
     "plain": ("context", "up"),
     "window": ("window", "value", "score", "context", "up"),
     "wide": ("window", "value", "score", "up"),  # what is found is read as it is
     "linear": ("window", "value", "score"),
+    "bag": ("window",),
 }
 
 
