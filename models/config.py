@@ -187,7 +187,7 @@ class ModelConfig(Config):
             (self.pooling != "sum" or self.positions == "none", ("pooling",), "padding has"
              " positions too; choose positions none, or pooling mean"),
             (self.layers > 0 or self.pooling in ("sum", "mean", None), ("pooling",), "without"
-             " blocks all that a token knows is itself; choose pooling sum or mean, or give layers"),
+             " blocks a token knows of itself alone; choose pooling sum or mean, or give layers"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
             (self.attention != "sigmoid" or self.pooling != "query", ("pooling",), "a learned query"

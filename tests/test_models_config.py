@@ -27,7 +27,7 @@ def test_presets_build_and_survive_json(name: str) -> None:
     model = settings.model
     x = torch.zeros(2, *model.input_shape)
     logits = Transformer(model)(x if model.vocabulary is None else x.long())
-    expected = (2, model.tokens, 27) if model.foretells else (2, 10)
+    expected = (2, model.tokens, 27) if model.foretells else (2, model.num_classes)
     assert logits.shape == expected
 
 
