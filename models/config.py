@@ -35,12 +35,12 @@ class ModelConfig(Config):
     Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
     first, the last, all of them in a "row", their "sum", or, with "query", what a learned query
     finds in the last block's attention (class attention, arXiv 2103.17239). With `skip` the
-    head also reads every embedded token: a residual connection around all blocks, which stays
-    linear; it ends where a learned query's stream begins, if there is one. With a `pooler` the
-    head reads a layer of width `dim` of what is pooled, through that activation. Without
-    `num_classes`, the logits of the next token at every position; `tied` reads them off the
-    embedding. A `hidden` model has no head: it gives what one would read, of every position
-    where there is no `pooling`.
+    head also reads every embedded token, of texts their sum: a residual connection around all
+    blocks, which stays linear; it ends where a learned query's stream begins, if there is one.
+    With a `pooler` the head reads a layer of width `dim` of what is pooled, through that
+    activation. Without `num_classes`, the logits of the next token at every position; `tied`
+    reads them off the embedding. A `hidden` model has no head: it gives what one would read, of
+    every position where there is no `pooling`.
 
     Blocks, `layers` of them, or none: `norm` before attention and MLP, or with `post_norm`
     after each residual sum, and with `embed_norm` behind the embedding of tokens too;
@@ -138,8 +138,11 @@ class ModelConfig(Config):
         """Where settings apply, which those are, and what to do elsewhere."""
         products = self.attention not in ("inhibitor", "table")
         return (
-            (self.features is not None, ("input_scale", "patch", "skip"), "inputs are token ids;"
+            (self.features is not None, ("input_scale", "patch"), "inputs are token ids;"
              " leave it out, or give features"),
+            (self.features is not None or self._pads_a_query, ("skip",),
+             "a text has no fixed row of tokens to read; leave it out, or give features, or padding"
+             " and pooling query"),
             (self.vocabulary is not None, ("padding", "embed_norm"), "inputs are no token"
              " ids; leave it out"),
             (not self.foretells or (self.causal and self.vocabulary is not None), ("tokens",),
@@ -201,6 +204,10 @@ class ModelConfig(Config):
     def _pads_with_zero(self) -> bool:
         """Whether what a learned query finds in padding is zero by itself, under encryption too."""
         return self.layers == 1 and self.attention == "tanh" and self.positions == "none"
+
+    @property
+    def _pads_a_query(self) -> bool:
+        return self.zero_padding and self.pooling == "query"
 
     @property
     def zero_padding(self) -> bool:

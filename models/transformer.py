@@ -109,7 +109,8 @@ class Transformer(nn.Module):
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         if config.skip:
             width = config.dim if config.pooling == "query" else config.outputs
-            self.skip = nn.Linear(config.tokens * config.dim, width, bias=False)
+            places = 1 if config.zero_padding else config.tokens
+            self.skip = nn.Linear(places * config.dim, width, bias=False)
         last = "none" if config.post_norm else config.norm
         self.norm = build_norm(last, config.dim, config.norm_epsilon)
         if config.pooler is not None:
@@ -131,7 +132,8 @@ class Transformer(nn.Module):
         asks = config.pooling == "query"
         for block in self.blocks[:-1] if asks else self.blocks:
             x = block(x, keep=keep, tokens=tokens)
-        skipped = self.skip(embedded.flatten(1)) if config.skip else None
+        row = embedded.sum(1) if config.zero_padding else embedded.flatten(1)
+        skipped = self.skip(row) if config.skip else None
         if asks:
             x = self.blocks[-1](x, self.query, keep, skipped, tokens)
         if config.positionwise:

@@ -322,6 +322,12 @@ def one_token(x: Grid) -> Grid:
     return x._replace(value=x.value.flatten(1).unsqueeze(1))
 
 
+def total_of(x: Grid) -> Grid:
+    """The sum over tokens as one token, (B, T, n) to (B, 1, n)."""
+    count = x.value.shape[1]
+    return Grid(x.value.sum(1, keepdim=True), x.scale, count * x.lo, count * x.hi)
+
+
 def add(x: Grid, y: Grid) -> Grid:
     """x + y of two tensors on one grid."""
     return Grid(x.value + y.value, x.scale, x.lo + y.lo, x.hi + y.hi)

@@ -84,7 +84,7 @@ def test_refuses_with_a_cure(changes: dict[str, Any], word: str) -> None:
 NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (IDS, {"input_scale": 2.0}, "input_scale is 2.0 and inputs are token ids; leave it out"),
     (IDS, {"patch": (2, 3)}, r"patch is \(2, 3\) and inputs are token ids"),
-    (IDS, {"skip": True}, "skip is True and inputs are token ids"),
+    (IDS, {"skip": True}, "skip is True and a text has no fixed row"),
     (BASE, {"padding": 0}, "padding is 0 and inputs are no token ids; leave it out"),
     (IDS, {"num_classes": None}, "num_classes is missing; give it, or a causal model"),
     (BASE, {"num_classes": None, "causal": True}, "num_classes is missing; give it"),

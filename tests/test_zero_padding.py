@@ -41,16 +41,20 @@ PLAIN = ModelConfig(
 WINDOW = PLAIN.replace(window=3, window_dim=3)
 MODELS = {
     "plain": PLAIN,
+    "plain-skip": PLAIN.replace(skip=True),
     "window": WINDOW,
     "wide": WINDOW,
     "linear": WINDOW.replace(mlp_dim=0),
+    "skip": WINDOW.replace(mlp_dim=0, skip=True),
     "bag": WINDOW.replace(layers=0, pooling="sum"),
 }
 RINGS = {
     "plain": ("context", "up"),
+    "plain-skip": ("context", "up"),
     "window": ("window", "value", "score", "context", "up"),
     "wide": ("window", "value", "score", "up"),  # what is found is read as it is
     "linear": ("window", "value", "score"),
+    "skip": ("window", "value", "score"),
     "bag": ("window",),
 }
 
@@ -75,7 +79,7 @@ def twin_of(kind: str, how: str) -> QuantTransformer:
         act_narrow=True,
         value_bit_width=2,
         attention_bit_width=1,
-        context_table=kind not in ("wide", "linear"),
+        context_table=kind not in ("wide", "linear", "skip"),
         token_input=how,
         rings=dict.fromkeys(RINGS[kind], 3),
     )
