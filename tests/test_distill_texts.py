@@ -15,6 +15,7 @@ from torusformer.models import ModelConfig, Transformer
 from torusformer.models.known_words import MEANINGS, mapped_words, meanings
 from torusformer.models.tokenizer import Tokenizer
 from torusformer.pipelines.transfer import answers_of
+from torusformer.quantize import QuantConfig, calibrate, to_qat
 
 GOOD, BAD, FILL = ("good", "fine"), ("bad", "dull"), ("a", "film", "not")
 UNSEEN = ("quite", "another", "word")
@@ -122,3 +123,23 @@ def test_words_that_mean_the_same_begin_alike_and_learn_together() -> None:
         seen = student.embed.weight.detach().clone()
     assert moved[4] > moved[5] > 0.1 * moved[4]
     assert torch.equal(student.embed.weight, seen)
+
+
+def test_a_trained_model_is_the_same_when_its_words_are_mapped() -> None:
+    torch.manual_seed(0)
+    words = meanings(torch.randn(12, 6), torch.arange(12), padding=0)
+    config = ModelConfig(
+        tokens=3, vocabulary=12, num_classes=2, padding=0, layers=0, pooling="sum", dim=4,
+        positions="none", norm="none", activation="hardtanh", window=2, window_dim=3,
+    )  # fmt: skip
+    student, x = Transformer(config), torch.randint(1, 12, (20, 3))
+    twin = to_qat(student, QuantConfig(act_narrow=True, rings={"window": 3}))
+    for model in (student, twin):
+        calibrate(twin, x)
+        before, names = model(x), set(model.state_dict())
+        with mapped_words(model, words, trained=True):
+            torch.testing.assert_close(model(x), before)
+            maps = [name for name in dict(model.named_parameters()) if name.endswith(".map")]
+            assert len(maps) == 1
+        torch.testing.assert_close(model(x), before)
+        assert set(model.state_dict()) == names
