@@ -27,7 +27,7 @@ TASKS: Mapping[str, Named] = {
     "digits": Named(load_digits_task, "digits-small"),
     "images": Named(load_images_task, "usps"),
     "words": Named(load_words_task, "words"),
-    "sentiment": Named(load_sentiment_task, "tiny-sentences"),
+    "sentiment": Named(load_sentiment_task, "sentiment-fast"),
 }
 
 

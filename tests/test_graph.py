@@ -170,9 +170,8 @@ def test_one_block_without_norms_writes_from_two_tables() -> None:
 
 
 def test_what_is_folded_by_preset() -> None:
-    expected = dict.fromkeys(
-        ("tiny", "tiny-signs", "tiny-words", "words", "usps", "tiny-sentences"), "affine"
-    )
+    expected = dict.fromkeys(("tiny", "tiny-signs", "tiny-words", "words", "usps"), "affine")
+    expected |= dict.fromkeys(("tiny-sentences", "sentiment", "sentiment-fast"), "affine")
     expected |= dict.fromkeys(("tiny-gpt2", "words-gpt2"), "mean")
     digits = dict.fromkeys(("fast", "small", "standard"), "affine")
     digits |= dict.fromkeys(("softmax", "table"), "mean")
