@@ -157,7 +157,7 @@ class Student:
 
     def runs(self, bench: Bench, test: Texts, count: int) -> list[dict[str, Any]]:
         """The first held-out texts of each length in turn, each kept as soon as it is answered."""
-        rows, found = self.ids(test), []
+        rows, found = self.ids(test), list[dict[str, Any]]()
         for i in self._in_turn(rows)[:count]:
             made = bench.keep(f"{self.key}.{i}", self.asked, rows[i])
             bench.say(f"{self.key} {len(found) + 1}/{count}: {made['seconds']} s")

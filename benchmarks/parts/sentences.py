@@ -40,11 +40,12 @@ WORDS = {"a": 0, "film": 0, "not": 0, "good": 1, "fine": 1, "bad": -1, "dull": -
 
 
 def made_up(folder: Path) -> Path:
-    """Sentences of one to four words, good or bad by one of them."""
+    """Sentences of one to three words, good or bad by one of them."""
     folder.mkdir(exist_ok=True)
     texts = [t for n in (1, 2, 3) for t in itertools.product(WORDS, repeat=n)]
     known = [t for t in texts if sum(WORDS[word] != 0 for word in t) == 1]
-    rows = [f"{' '.join(t)}\t{'up' if sum(map(WORDS.get, t)) > 0 else 'down'}\n" for t in known]
+    ends = {1: "up", -1: "down"}
+    rows = [f"{' '.join(t)}\t{ends[sum(WORDS[word] for word in t)]}\n" for t in known]
     (folder / TRAIN).write_text("".join(rows[::2]))
     (folder / TEST).write_text("".join(rows[1::2]))
     return folder
@@ -52,10 +53,11 @@ def made_up(folder: Path) -> Path:
 
 def student(bench: Bench, data: Path, name: str) -> Student:
     """The one in the folder; or it is distilled of the teacher, in quick runs trained."""
-    preset = QUICK if bench.quick and bench.data is None else STUDENTS[name]
+    without_data = bench.quick and bench.data is None
+    preset = QUICK if without_data else STUDENTS[name]
     if (data / name).is_dir():
         return Student.of(data / name, preset, bench.store.models)
-    if preset == QUICK:
+    if without_data:
         return Student.of(_trained(bench, data), preset, bench.store.models)
     if not (data / TEACHER).is_dir():
         raise InputError(
