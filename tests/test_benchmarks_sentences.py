@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -101,23 +100,24 @@ def test_a_student_that_is_missing_is_distilled(
     trained: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sentences.STUDENTS, "student-best", "tiny-sentences")
-    made_up(tmp_path)
-    shutil.copytree(trained / "student-fast", tmp_path / "teacher")
-    said: list[Any] = []
+    data, inner, lines = made_up(tmp_path / "data"), sentences.main, list[list[str]]()
+    shutil.copytree(trained / "student-fast", data / "teacher")
 
     def main(line: list[str]) -> int:
-        said.append(line)
-        shutil.copytree(trained / "student-fast", line[-1])
-        return 0
+        lines.append(line)
+        return inner([*line, "--texts", "20", "--epochs", "1", "--stages", "none"])
 
     monkeypatch.setattr(sentences, "main", main)
-    bench = Bench(store, "sentences", False, store.folder, tmp_path)
-    student = sentences.student(bench, tmp_path, "student-best")
-    assert said[0][:5] == ["distill", "--task", "sentiment", "--preset", "tiny-sentences"]
+    bench = Bench(store, "sentences", False, store.folder, data)
+    for _ in range(2):  # the second time it is all there
+        student = sentences.student(bench, data, "student-best")
+    assert lines[0] == lines[1]
     assert student.clear.lengths == (2, 4)
+    names = [row["name"] for row in sentences.beside(student, data)]
+    assert names == ["linear model on token counts", "float student", "teacher"]
     monkeypatch.setattr(sentences, "main", lambda line: 2)
     with pytest.raises(InputError, match="could not be distilled"):
-        sentences.student(bench, tmp_path, "student-best")
+        sentences.student(bench, data, "student-best")
 
 
 def test_means_by_length() -> None:
