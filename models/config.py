@@ -12,7 +12,7 @@ from torusformer.models.presets import preset
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "hardtanh"]
 AttentionKind = Literal["softmax", "relu", "quad", "sigmoid", "tanh", "inhibitor", "table"]
 Norm = Literal["layer", "rms", "batch", "none"]
-Pooling = Literal["mean", "first", "last", "row", "query"]
+Pooling = Literal["mean", "sum", "first", "last", "row", "query"]
 Positions = Literal["learned", "rotary", "sinusoidal", "none"]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -33,27 +33,29 @@ class ModelConfig(Config):
     earlier tokens only.
 
     Outputs: `num_classes` logits of what `pooling` gives the head: the mean of all tokens, the
-    first, the last, all of them in a "row", or, with "query", what a learned query finds in the
-    last block's attention (class attention, arXiv 2103.17239). With `skip` the head also reads
-    every embedded token: a residual connection around all blocks, which stays linear; it ends where
-    a learned query's stream begins, if there is one. With a `pooler` the head reads a layer of
-    width `dim` of what is pooled, through that activation. Without `num_classes`, the logits of the
-    next token at every position; `tied` reads them off the embedding. A `hidden` model has no head:
-    it gives what one would read, of every position where there is no `pooling`.
+    first, the last, all of them in a "row", their "sum", or, with "query", what a learned query
+    finds in the last block's attention (class attention, arXiv 2103.17239). With `skip` the
+    head also reads every embedded token, of texts their sum: a residual connection around all
+    blocks, which stays linear; it ends where a learned query's stream begins, if there is one.
+    With a `pooler` the head reads a layer of width `dim` of what is pooled, through that
+    activation. Without `num_classes`, the logits of the next token at every position; `tied`
+    reads them off the embedding. A `hidden` model has no head: it gives what one would read, of
+    every position where there is no `pooling`.
 
-    Blocks: `norm` before attention and MLP, or with `post_norm` after each residual sum, and with
-    `embed_norm` behind the embedding of tokens too; `norm_epsilon` is added to what they measure.
-    `activation` of the MLP, `gated` by a second projection (arXiv 2002.05202); with `mlp_dim` 0
-    there is none. `attention` is a kind of `models.attention`, `groups` the codes a head of the
-    kind "table". `kv_heads` below `heads` is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
+    Blocks, `layers` of them, or none: `norm` before attention and MLP, or with `post_norm`
+    after each residual sum, and with `embed_norm` behind the embedding of tokens too;
+    `norm_epsilon` is added to what they measure. `activation` of the MLP, `gated` by a second
+    projection (arXiv 2002.05202); with `mlp_dim` 0 there is none. `attention` is a kind of
+    `models.attention`, `groups` the codes a head of the kind "table". `kv_heads` below `heads`
+    is grouped-query attention (arXiv 2305.13245). `head_dim` is that of queries and keys,
     `value_dim` that of values. `positions` are learned or sinusoidal vectors added to the
     embedding, or rotations of queries and keys (arXiv 2104.09864) by angles that fall to
-    `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the distance
-    of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also reads the
-    W - 1 tokens before each, a learned row for each token and place: it costs no bootstrap. A
-    classifier of tokens has `window_dim` units instead, each of which reads a token and the W - 1
-    behind it; a map of them is its embedding. `context_scale` multiplies what heads find where
-    attention is no mean.
+    `rotary_base` ** -1; `distance_bias` adds to a score what a head has learned about the
+    distance of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also
+    reads the W - 1 tokens before each, a learned row for each token and place: it costs no
+    bootstrap. A classifier of tokens has `window_dim` units instead, each of which reads a
+    token and the W - 1 behind it; a map of them is its embedding. `context_scale` multiplies
+    what heads find where attention is no mean.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -65,7 +67,7 @@ class ModelConfig(Config):
     num_classes: Several | None = None
     causal: bool = False
     dim: Count = 32
-    layers: Count = 2
+    layers: Annotated[int, Field(ge=0)] = 2
     heads: Count = 2
     kv_heads: Count | None = None
     head_dim: Count | None = None
@@ -136,8 +138,11 @@ class ModelConfig(Config):
         """Where settings apply, which those are, and what to do elsewhere."""
         products = self.attention not in ("inhibitor", "table")
         return (
-            (self.features is not None, ("input_scale", "patch", "skip"), "inputs are token ids;"
+            (self.features is not None, ("input_scale", "patch"), "inputs are token ids;"
              " leave it out, or give features"),
+            (self.features is not None or self._pads_a_query, ("skip",),
+             "a text has no fixed row of tokens to read; leave it out, or give features, or padding"
+             " and pooling query"),
             (self.vocabulary is not None, ("padding", "embed_norm"), "inputs are no token"
              " ids; leave it out"),
             (not self.foretells or (self.causal and self.vocabulary is not None), ("tokens",),
@@ -180,6 +185,12 @@ class ModelConfig(Config):
             (self.padding is None or self.pooling != "query" or self._pads_with_zero, ("pooling",),
              "padding weighs nothing for a learned query only in one block of attention tanh"
              " without positions; choose that, or pooling mean or first"),
+            (self.pooling != "sum" or self.layers == 0, ("pooling",), "what blocks find in padding"
+             " would be summed up; choose layers 0, or pooling mean, first or query"),
+            (self.pooling != "sum" or self.positions == "none", ("pooling",), "padding has"
+             " positions too; choose positions none, or pooling mean"),
+            (self.layers > 0 or self.pooling in ("sum", "mean", None), ("pooling",), "without"
+             " blocks a token knows of itself alone; choose pooling sum or mean, or give layers"),
             (not self.distance_bias or self.pooling != "query", ("pooling",), "a learned query has"
              " no distance to tokens; leave out distance_bias"),
             (self.attention != "sigmoid" or self.pooling != "query", ("pooling",), "a learned query"
@@ -195,9 +206,13 @@ class ModelConfig(Config):
         return self.layers == 1 and self.attention == "tanh" and self.positions == "none"
 
     @property
+    def _pads_a_query(self) -> bool:
+        return self.zero_padding and self.pooling == "query"
+
+    @property
     def zero_padding(self) -> bool:
         """Whether padding is a token of zeros, so that a text counts the same at any length."""
-        return self.padding is not None and self.pooling == "query"
+        return self.padding is not None and self.pooling in ("query", "sum")
 
     @property
     def key_heads(self) -> int:

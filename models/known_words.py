@@ -15,22 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from torusformer.models.neighbours import Window
-from torusformer.models.transformer import Transformer
-
 MEANINGS = 96  # principal components of a teacher's embedding that are kept
 
 
 class MappedWords(nn.Module):
     """A parametrization of rows (..., V, n): `words` (V, k) times a map (..., k, n), plus rows."""
 
-    def __init__(self, words: Tensor, rows: Tensor) -> None:
-        """The map is random, of the standard deviation that `rows` have."""
+    def __init__(self, words: Tensor, start: Tensor) -> None:
+        """The map is `start` (..., k, n)."""
         super().__init__()
         self.register_buffer("words", words, persistent=False)
-        shape = (*rows.shape[:-2], words.shape[1], rows.shape[-1])
-        width = float(rows.std()) / math.sqrt(words.shape[1])
-        self.map = nn.Parameter(torch.randn(shape) * width)
+        self.map = nn.Parameter(start)
 
     def forward(self, rows: Tensor) -> Tensor:
         """What is learned besides to the whole rows."""
@@ -54,18 +49,39 @@ def meanings(embedding: Tensor, kept: Tensor, padding: int | None) -> Tensor:
 
 
 @contextmanager
-def mapped_words(student: Transformer, words: Tensor) -> Iterator[None]:
-    """While this is open the student's rows of tokens are a map of `words` and a part of their own.
+def mapped_words(model: nn.Module, words: Tensor, *, trained: bool = False) -> Iterator[None]:
+    """While this is open, rows of tokens in a model are a map of `words` and a part of their own.
 
-    Maps are drawn from torch's global generator.
+    Of a model that is `trained` the map is the nearest one, and the part what it leaves: nothing
+    changes. Of another the map is random, drawn from torch's global generator as wide as its rows.
     """
-    embed = student.embed
-    name = "near" if isinstance(embed, Window) else "weight"
-    rows = getattr(embed, name)
-    mapped = MappedWords(words, rows)
-    nn.init.zeros_(rows)
-    parametrize.register_parametrization(embed, name, mapped)
+    found = [
+        (module, name)
+        for module in model.modules()
+        for name, rows in module.named_parameters(recurse=False)
+        if rows.ndim > 1 and rows.shape[-2] == len(words)
+    ]
+    for module, name in found:
+        rows = getattr(module, name)
+        start = _nearest(words, rows) if trained else _random(words, rows)
+        with torch.no_grad():
+            rows -= words @ start if trained else rows.clone()
+        parametrize.register_parametrization(module, name, MappedWords(words, start))
     try:
         yield
     finally:
-        parametrize.remove_parametrizations(embed, name, leave_parametrized=True)
+        for module, name in found:
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+@torch.no_grad()
+def _nearest(words: Tensor, rows: Tensor) -> Tensor:
+    """(..., k, n): the map with the least squared error."""
+    found: Tensor = torch.linalg.pinv(words) @ rows
+    return found
+
+
+def _random(words: Tensor, rows: Tensor) -> Tensor:
+    """(..., k, n): one that gives rows of the standard deviation of these."""
+    width = float(rows.std()) / math.sqrt(words.shape[1])
+    return torch.randn((*rows.shape[:-2], words.shape[1], rows.shape[-1])) * width

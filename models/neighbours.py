@@ -49,7 +49,7 @@ def rows_from(
     count = tokens.shape[1]
     for j, row in enumerate(weight):
         if j < count:
-            yield nn.functional.embedding(tokens[:, j:], row, padding)
+            yield nn.functional.embedding(tokens[:, j:] if j else tokens, row, padding)
 
 
 def summed(rows: Iterable[Tensor]) -> Tensor:

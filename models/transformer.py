@@ -103,13 +103,14 @@ class Transformer(nn.Module):
         if config.embed_norm:
             self.embed_norm = build_norm(config.norm, config.dim, config.norm_epsilon)
         first = 1 if config.window_dim is not None else config.window or 1
-        windows = (first, *[1] * (config.layers - 1))
+        windows = (first, *[1] * (config.layers - 1))[: config.layers]
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
         if config.pooling == "query":
             self.query = nn.Parameter(torch.randn(1, config.dim) * 0.5)
         if config.skip:
             width = config.dim if config.pooling == "query" else config.outputs
-            self.skip = nn.Linear(config.tokens * config.dim, width, bias=False)
+            places = 1 if config.zero_padding else config.tokens
+            self.skip = nn.Linear(places * config.dim, width, bias=False)
         last = "none" if config.post_norm else config.norm
         self.norm = build_norm(last, config.dim, config.norm_epsilon)
         if config.pooler is not None:
@@ -128,11 +129,13 @@ class Transformer(nn.Module):
         keep = None if config.padding is None else (x != config.padding).to(torch.float32)
         tokens = None if config.window is None else x
         x = embedded = self._embedded(x)
-        *earlier, last = self.blocks
-        for block in earlier:
+        asks = config.pooling == "query"
+        for block in self.blocks[:-1] if asks else self.blocks:
             x = block(x, keep=keep, tokens=tokens)
-        skipped = self.skip(embedded.flatten(1)) if config.skip else None
-        x = last(x, self.query if config.pooling == "query" else None, keep, skipped, tokens)
+        row = embedded.sum(1) if config.zero_padding else embedded.flatten(1)
+        skipped = self.skip(row) if config.skip else None
+        if asks:
+            x = self.blocks[-1](x, self.query, keep, skipped, tokens)
         if config.positionwise:
             x = self.norm(x)
         elif config.pooling == "row":
@@ -175,6 +178,8 @@ def pooled(config: ModelConfig, x: Tensor, keep: Tensor | None) -> Tensor:
             return x[:, -1]
         case "row":
             return x.flatten(1)
+        case "sum":
+            return x.sum(1)
     if keep is None:
         return x.mean(dim=1)
     return (x * keep.unsqueeze(-1)).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torusformer.fhe_compile import lower, plan
 from torusformer.models import Task, Transformer
@@ -103,7 +104,8 @@ def distill(folder: Path, found: Found, recipe: Recipe, how: How) -> dict[str, A
         student = _student(store, teacher, asked, recipe, how)
         twin: QuantTransformer | None = None
         for name, config in configs.items():
-            twin = _narrower(store, name, config, twin, (student, asked), recipe)
+            known = teacher.words(recipe.task) if asked is None else None
+            twin = _narrower(store, name, config, twin, (student, asked), recipe, known)
         assert twin is not None, "the last stage is always there"
         return _report(folder, store, given, how, (teacher, student, twin))
 
@@ -177,8 +179,12 @@ def _narrower(
     before: QuantTransformer | None,
     taught: tuple[Transformer, Teacher | None],
     recipe: Recipe,
+    words: Tensor | None,
 ) -> QuantTransformer:
-    """The student in these bit widths, on from those before."""
+    """The student in these bit widths, on from those before.
+
+    What it learns of one of the `words`, if any, still holds for those that mean about the same.
+    """
     (student, teacher), training = taught, recipe.training
     if name != LAST:
         training = training.replace(qat_epochs=-(-training.qat_epochs // STEP_SHARE))
@@ -187,7 +193,9 @@ def _narrower(
         torch.manual_seed(training.seed)
         twin = to_qat(student, config) if before is None else narrowed(before, config)
         calibrate(twin, recipe.task.x_train)
-        history = train(twin, recipe.task, training, teacher=teacher, label=name)
+        known = nullcontext() if words is None else mapped_words(twin, words, trained=True)
+        with known:
+            history = train(twin, recipe.task, training, teacher=teacher, label=name)
         for warning in history.warnings if name == LAST else ():
             print(f"warning: {warning}", file=sys.stderr)
         bits = f"weights {config.weight_bit_width}, codes {config.act_bit_width} bits"

@@ -40,6 +40,7 @@ from torusformer.quantize.graph import (
     Op,
     Pool,
     Residual,
+    Total,
     graph_of,
 )
 
@@ -207,7 +208,7 @@ class _Fusion:
 
     def _is_atom(self, op: Op) -> bool:
         passed = isinstance(op, Code) and op.role in ("stream", "branch", "restart")
-        return not (passed or isinstance(op, Affine | Normalize | Residual | Pool))
+        return not (passed or isinstance(op, Affine | Normalize | Residual | Pool | Total))
 
     def map_of(self, name: str) -> _Map:
         """A value as a map of atoms."""
@@ -234,7 +235,21 @@ class _Fusion:
                 return self.map_of(op.sources[0])
             case Pool():
                 return self._pooled(self.map_of(op.sources[0]))
+            case Total():
+                return self._totalled(self.map_of(op.sources[0]))
         return _Map({op.name: torch.eye(self._width(op))}, torch.zeros(self._width(op)))
+
+    def _totalled(self, tokens: _Map) -> _Map:
+        """The sum of a map is the map of sums; embedded padding is zero, and so has no offset."""
+        parts = {}
+        for name, weight in tokens.parts.items():
+            if name in self.graph.of_tokens():  # several tokens meet
+                self.extra[EMBEDDED] = Code(EMBEDDED, (name,), "activation")
+                name = EMBEDDED
+            total = Total(f"{name}_total", (name,))
+            self.extra[total.name] = total
+            parts[total.name] = weight
+        return _Map(parts)
 
     def _pooled(self, tokens: _Map) -> _Map:
         """A pool of a map is the map of pools; in a row, one beside the other for every token."""

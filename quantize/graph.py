@@ -142,6 +142,11 @@ class OneToken(InARow):
 
 
 @dataclass(frozen=True, eq=False)
+class Total(Op):
+    """(B, T, n) to (B, 1, n): the sum over tokens."""
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Operations in order; the last one gives the logits."""
 
@@ -195,7 +200,9 @@ def graph_of(model: Transformer) -> Graph:
     for i, block in enumerate(model.blocks):
         asks = config.pooling == "query" and i == config.layers - 1
         query = model.query if asks else None
-        row = _row(add, model, OneToken) if asks and config.skip else None
+        row: Row | None = None
+        if asks and config.skip:
+            row = _total(add, model, x) if config.zero_padding else _row(add, model, OneToken)
         stream = _add_block(add, block, f"blocks.{i}", stream, query, row)
     rowed = config.pooling == "row"
     if not (config.positionwise or rowed):
@@ -321,6 +328,11 @@ def _row(add: Callable[[Op], str], model: Transformer, kind: type[InARow]) -> Ro
     if model.positions is not None:
         embedded = embedded + model.positions
     return row, (skip @ model.embed.weight).flatten(1), (skip * embedded).sum((1, 2))
+
+
+def _total(add: Callable[[Op], str], model: Transformer, embedded: str) -> Row:
+    """What is skipped of embedded tokens whose padding is zero, as a map of their sum."""
+    return add(Total("input_total", (embedded,))), model.skip.weight, torch.zeros(model.config.dim)
 
 
 def _detached(op: Op) -> Op:

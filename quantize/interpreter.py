@@ -26,6 +26,7 @@ from torusformer.quantize.graph import (
     Op,
     Pool,
     Residual,
+    Total,
 )
 
 
@@ -76,6 +77,8 @@ def _value(
             return act(sources[0]) if len(sources) == 1 else act(sources[0]) * sources[1]
         case Pool():
             return pooled(model, sources[0], keep)
+        case Total():
+            return sources[0].sum(1, keepdim=True)
         case OneToken():
             return sources[0].flatten(1).unsqueeze(1)
         case InARow():

@@ -258,7 +258,9 @@ class NeighbourSum(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) ids to (B, T, n)."""
-        rows = [self.row_quant(row) for row in rows_from(self.near, tokens, self.padding)]
+        rows = [
+            self.row_quant(row) for row in rows_from(map(constant, self.near), tokens, self.padding)
+        ]
         total = summed(row.value for row in rows)
         one, count = rows[0], len(self.near)
         found: Tensor = self.rounding(Grid(total, one.scale, count * one.lo, count * one.hi)).value
@@ -318,6 +320,12 @@ def in_a_row(x: Grid) -> Grid:
 def one_token(x: Grid) -> Grid:
     """Everything of a sample as one token, (B, ...) to (B, 1, n)."""
     return x._replace(value=x.value.flatten(1).unsqueeze(1))
+
+
+def total_of(x: Grid) -> Grid:
+    """The sum over tokens as one token, (B, T, n) to (B, 1, n)."""
+    count = x.value.shape[1]
+    return Grid(x.value.sum(1, keepdim=True), x.scale, count * x.lo, count * x.hi)
 
 
 def add(x: Grid, y: Grid) -> Grid:

@@ -100,6 +100,9 @@ class Pooling(nn.Module):
         if self.kind == "row":
             return in_a_row(x)
         width = x.value.shape[-1]
+        if self.kind == "sum":
+            count = x.value.shape[1]
+            return Grid(x.value.sum(1), x.scale, count * x.lo, count * x.hi)
         if self.kind != "mean":
             row = x.value[:, -1:] if self.kind == "last" else x.value[:, :1]
             return x._replace(value=row.reshape(-1, width))

@@ -12,7 +12,7 @@
 | Attend | an attention of `quantize.attention` | codes |
 | Activate | `Activation` | numbers |
 | Pool | `Pooling` | codes |
-| Residual, InARow | none | codes |
+| Residual, InARow, Total | none | codes |
 
 Codes are a `Grid`, numbers a tensor.
 """
@@ -43,6 +43,7 @@ from torusformer.quantize.graph import (
     Op,
     Pool,
     Residual,
+    Total,
 )
 from torusformer.quantize.heads import QuantHead, TokenHead
 from torusformer.quantize.layers import (
@@ -53,6 +54,7 @@ from torusformer.quantize.layers import (
     in_a_row,
     one_token,
     side_by_side,
+    total_of,
 )
 from torusformer.quantize.norms import QUANT_NORMS
 from torusformer.quantize.parts import Activation, Embedded, FloatGain, Pooling, QuantFeatures
@@ -231,6 +233,7 @@ RULES: Mapping[type[Op], Rule] = {
     Activate: Rule(_build_activation, _run_activation),
     Pool: Rule(_build_pool, lambda module, sources, rows, x: module(sources[0], rows)),
     InARow: Rule(_no_module, lambda module, sources, rows, x: in_a_row(sources[0])),
+    Total: Rule(_no_module, lambda module, sources, rows, x: total_of(sources[0])),
     OneToken: Rule(_no_module, lambda module, sources, rows, x: one_token(sources[0])),
 }
 if forgotten := {*Op.__subclasses__(), Head, OneToken} - RULES.keys():

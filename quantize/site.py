@@ -18,6 +18,7 @@ from torusformer.quantize.graph import (
     InARow,
     Normalize,
     Pool,
+    Total,
 )
 from torusformer.quantize.quantizers import ActQuant
 
@@ -50,7 +51,7 @@ class Site:
     def of_input(self, name: str) -> bool:
         """Whether a value is the input's codes, in whatever layout."""
         op = self.graph[name]
-        if isinstance(op, Pool | InARow):
+        if isinstance(op, Pool | InARow | Total):
             return self.of_input(op.sources[0])
         return isinstance(op, Features)
 
@@ -76,7 +77,9 @@ class Site:
     def span(self, name: str) -> int:
         """Highest less lowest integer of a value; of a mean over tokens, that of their sum."""
         op = self.graph[name]
-        if isinstance(op, Pool) and (self.model.pooling or "mean") == "mean":
+        if isinstance(op, Pool) and (self.model.pooling or "mean") in ("mean", "sum"):
+            return self.longest * self.span(op.sources[0])
+        if isinstance(op, Total):
             return self.longest * self.span(op.sources[0])
         while isinstance(op, Pool):
             op = self.graph[op.sources[0]]
@@ -101,6 +104,6 @@ class Site:
     def _origin(self, name: str) -> str:
         """The operation that made a code, whatever layout it is read in; "" for other values."""
         op = self.graph[name]
-        if isinstance(op, Pool):
+        if isinstance(op, Pool | Total):
             return self._origin(op.sources[0])
         return name if isinstance(op, Code | Attend | Normalize) and not self.known(name) else ""

@@ -41,8 +41,9 @@ class TrainConfig(Config):
     ten degrees and a tenth of their size; it must be 0 where samples are no square images. `z_loss`
     weighs the squared logarithm of the sum of the logits' exponentials (arXiv 2204.02311): logits
     are log-probabilities then, and of a model that writes the largest lies where it is looked for.
-    `fold_penalty` weighs how far sums that wrap reach beyond what their tables read rightly, see
-    `quantize.rings`.
+    Of texts that are padded, a share of `word_dropout` of the tokens is padding in training (deep
+    averaging networks, ACL P15-1162). `fold_penalty` weighs how far sums that wrap reach beyond
+    what their tables read rightly, see `quantize.rings`.
     """
 
     float_epochs: Number = 60
@@ -58,6 +59,7 @@ class TrainConfig(Config):
     z_loss: NotNegative = 0.0
     fold_penalty: NotNegative = 0.05
     augment: NotNegative = 1.0
+    word_dropout: Share = 0.0
     seed: Number = 0
 
     @classmethod
@@ -219,6 +221,9 @@ def train(
             total = 0.0
             for x, y, answers in task.batches(config.batch_size, generator):
                 batch = augment(x)
+                if config.word_dropout and task.padding is not None:
+                    dropped = torch.rand(batch.shape, generator=generator) < config.word_dropout
+                    batch = batch.masked_fill(dropped, task.padding)
                 with torch.no_grad():
                     wanted = answers if teacher is None else teacher(batch)
                 if not config.distillation:

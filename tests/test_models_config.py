@@ -27,7 +27,7 @@ def test_presets_build_and_survive_json(name: str) -> None:
     model = settings.model
     x = torch.zeros(2, *model.input_shape)
     logits = Transformer(model)(x if model.vocabulary is None else x.long())
-    expected = (2, model.tokens, 27) if model.foretells else (2, 10)
+    expected = (2, model.tokens, 27) if model.foretells else (2, model.num_classes)
     assert logits.shape == expected
 
 
@@ -58,7 +58,7 @@ def test_standard_preset_is_a_whole_transformer() -> None:
         ({"causal": 1}, "causal is 1; give true or false"),
         ({"num_classes": 1}, "num_classes is 1; give at least 2"),
         ({"norm": "group"}, "norm is 'group'; choose one of layer, rms, batch, none"),
-        ({"pooling": "max"}, "choose one of mean, first, last, row, query"),
+        ({"pooling": "max"}, "choose one of mean, sum, first, last, row, query"),
         ({"activation": "mish"}, "choose one of gelu, gelu_tanh, quick_gelu, relu"),
         (
             {"attention": "linear"},
@@ -84,7 +84,7 @@ def test_refuses_with_a_cure(changes: dict[str, Any], word: str) -> None:
 NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (IDS, {"input_scale": 2.0}, "input_scale is 2.0 and inputs are token ids; leave it out"),
     (IDS, {"patch": (2, 3)}, r"patch is \(2, 3\) and inputs are token ids"),
-    (IDS, {"skip": True}, "skip is True and inputs are token ids"),
+    (IDS, {"skip": True}, "skip is True and a text has no fixed row"),
     (BASE, {"padding": 0}, "padding is 0 and inputs are no token ids; leave it out"),
     (IDS, {"num_classes": None}, "num_classes is missing; give it, or a causal model"),
     (BASE, {"num_classes": None, "causal": True}, "num_classes is missing; give it"),
@@ -99,7 +99,13 @@ NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (BASE, {"pooling": "query", "positions": "rotary"}, "a learned query has no position to turn"),
     (BASE, {"pooling": "query", "causal": True}, "a learned query sees all tokens, .* last"),
     (IDS, {"pooling": "last", "padding": 0}, "padding may fill the last token"),
-    (IDS, {"pooling": "query", "padding": 0}, "padding may fill the last token"),
+    (IDS, {"pooling": "query", "padding": 0}, "weighs nothing for a learned query only in one"),
+    (IDS, {"pooling": "sum", "positions": "none"}, "what blocks find in padding would be summed"),
+    (IDS, {"pooling": "sum", "layers": 0}, "padding has positions too"),
+    (IDS, {"pooling": "first", "layers": 0}, "without blocks a token knows of itself alone"),
+    (BASE, {"gated": True, "mlp_dim": 0}, "gated is True and there is no MLP"),
+    (BASE, {"context_scale": 0.5}, "context_scale is 0.5 and attention is softmax, which divides"),
+    (IDS, {"window_dim": 4}, "window_dim is 4 and only a classifier of token ids"),
     (BASE, {"pooling": "query", "distance_bias": True}, "no distance to tokens; leave out"),
     (BASE, {"pooling": "query", "attention": "sigmoid"}, "no distance to tokens, attention sigm"),
     (TEXT, {"pooler": "tanh"}, "pooler is 'tanh' and the output is that of every position"),

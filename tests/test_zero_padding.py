@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from torusformer import InputError
-from torusformer.fhe_compile import compile_program, interpret, lower
+from torusformer.fhe_compile import compile_program, interpret, lower, plan
+from torusformer.fhe_compile.circuit.functions import plan_module
 from torusformer.fhe_compile.program.nodes import Program
 from torusformer.models import ModelConfig, Transformer
 from torusformer.pipelines.training import quiet_brevitas
@@ -39,27 +40,38 @@ PLAIN = ModelConfig(
     padding=0,
 )
 WINDOW = PLAIN.replace(window=3, window_dim=3)
-MODELS = {"plain": PLAIN, "window": WINDOW, "wide": WINDOW, "linear": WINDOW.replace(mlp_dim=0)}
+MODELS = {
+    "plain": PLAIN,
+    "plain-skip": PLAIN.replace(skip=True),
+    "window": WINDOW,
+    "wide": WINDOW,
+    "linear": WINDOW.replace(mlp_dim=0),
+    "skip": WINDOW.replace(mlp_dim=0, skip=True),
+    "bag": WINDOW.replace(layers=0, pooling="sum"),
+}
 RINGS = {
     "plain": ("context", "up"),
+    "plain-skip": ("context", "up"),
     "window": ("window", "value", "score", "context", "up"),
     "wide": ("window", "value", "score", "up"),  # what is found is read as it is
     "linear": ("window", "value", "score"),
+    "skip": ("window", "value", "score"),
+    "bag": ("window",),
 }
 
 
-def texts(count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Ids (count, TOKENS) of one to all tokens, padding behind."""
+def texts(count: int, seed: int = 0, tokens: int = TOKENS) -> NDArray[np.int64]:
+    """Ids (count, tokens) of one to all tokens, padding behind."""
     rng = np.random.default_rng(seed)
-    x = rng.integers(1, VOCABULARY, (count, TOKENS))
-    lengths = rng.integers(1, TOKENS + 1, count)
-    return x * (np.arange(TOKENS) < lengths[:, None])
+    x = rng.integers(1, VOCABULARY, (count, tokens))
+    lengths = rng.integers(1, tokens + 1, count)
+    return x * (np.arange(tokens) < lengths[:, None])
 
 
-def twin_of(kind: str, how: str) -> QuantTransformer:
+def twin_of(kind: str, how: str, **changes: object) -> QuantTransformer:
     """A quantized model of that kind, its shifts and biases not zero."""
     torch.manual_seed(3)
-    model = Transformer(MODELS[kind]).eval()
+    model = Transformer(MODELS[kind].replace(**changes)).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -68,7 +80,7 @@ def twin_of(kind: str, how: str) -> QuantTransformer:
         act_narrow=True,
         value_bit_width=2,
         attention_bit_width=1,
-        context_table=kind not in ("wide", "linear"),
+        context_table=kind not in ("wide", "linear", "skip"),
         token_input=how,
         rings=dict.fromkeys(RINGS[kind], 3),
     )
@@ -81,7 +93,7 @@ def twin_of(kind: str, how: str) -> QuantTransformer:
 def program_of(twin: QuantTransformer, folder: Path) -> Program:
     """Lowered."""
     with quiet_brevitas():
-        export_qonnx(twin, texts(1)[:, : twin.model_config.tokens], folder / "model.onnx")
+        export_qonnx(twin, texts(1, tokens=twin.model_config.tokens), folder / "model.onnx")
     return lower(folder / "model.onnx")
 
 
@@ -140,8 +152,6 @@ def test_programs_of_all_lengths_are_the_quantized_model(
 
 
 def test_what_a_token_alone_says_costs_no_bootstrap(tmp_path: Path) -> None:
-    from torusformer.fhe_compile import plan
-
     counts = [
         plan(program_of(twin_of("plain", "lookup").of_length(n), tmp_path)).pbs_total
         for n in (2, TOKENS)
@@ -180,3 +190,12 @@ def test_a_ring_of_neighbours_needs_an_odd_activation() -> None:
     config = QuantConfig(act_narrow=True, rings={"window": 3})
     with pytest.raises(InputError, match="rings name 'window', and activation gelu"):
         QuantTransformer(model, config)
+
+
+def test_lengths_of_a_module_cost_what_they_cost_alone(tmp_path: Path) -> None:
+    twin = twin_of("bag", "lookup", tokens=40, window_dim=24)
+    programs = {f"of{n}": program_of(twin.of_length(n), tmp_path) for n in (8, 40)}
+    together = plan_module(programs).functions
+    for name, program in programs.items():
+        alone = plan(program).predicted_seconds
+        assert alone <= together[name].predicted_seconds < 1.1 * alone

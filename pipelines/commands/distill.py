@@ -142,6 +142,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _text(report: dict[str, Any], recipe: Recipe, out: Path) -> str:
     """A row a stage, and what it has to beat."""
+    from torusformer.pipelines.baselines import ON_COUNTS
     from torusformer.pipelines.training import MEASURES
 
     task = recipe.task
@@ -163,6 +164,7 @@ def _text(report: dict[str, Any], recipe: Recipe, out: Path) -> str:
         rows.append(("program", about, "", measured(task.measure, program), "", ""))
     names = {"linear": "a linear model" if task.measure == "accuracy" else "counts of pairs"}
     names["mlp"] = f"an MLP of {report['plan'].get('pbs_total', 0):,} bootstraps"
+    names[ON_COUNTS] = f"a {ON_COUNTS}"
     for name, value in report["baselines"].items():
         rows.append(("beside it", names[name], "", measured(task.measure, value), "", ""))
     head = ("stage", "", "epochs", "held out", "training", "took")
@@ -173,7 +175,7 @@ def _text(report: dict[str, Any], recipe: Recipe, out: Path) -> str:
         _layers(report["layers"]),
     ]
     if program is not None:
-        lines.append(f"torusformer lower {out}/model.qonnx.onnx --out program.onnx goes on")
+        lines.append(f"torusformer lower {out}/{recipe.graph} --out program.onnx goes on")
     return "\n".join([*lines, f"everything is in {out}"])
 
 
