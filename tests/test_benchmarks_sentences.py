@@ -47,7 +47,7 @@ def test_quick_runs_need_no_data(store: Store, trained: Path) -> None:
     assert 0 <= found["accuracy"] == found["fast_accuracy"] <= 1
     names = [row["name"] for row in found["baselines"]]
     assert names == [
-        "linear model on token counts", "bag of pieces (tiny-sentences)", "float student"
+        "linear model on token counts", "bag of phrases (tiny-sentences)", "float student"
     ]  # fmt: skip
     assert [row["pbs_total"] for row in found["baselines"]] == [
         0, found["plan_by_length"]["4"]["pbs_total"], None

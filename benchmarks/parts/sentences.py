@@ -119,7 +119,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     linear, *others = bench.keep(f"{best.key}.beside", beside, best, data)
     runs, fast_runs = known[best]["runs"], known[fast]["runs"]
     bag = {
-        "name": f"bag of pieces ({fast.preset})",
+        "name": f"bag of phrases ({fast.preset})",
         "accuracy": known[fast]["accuracy"],
         "pbs_total": max(made["pbs_total"] for made in known[fast]["plan"].values()),
     }
