@@ -76,7 +76,7 @@ format: $(STAMP) ## let ruff mend what it can
 fuzz: $(STAMP) ## 20,000 hostile files and messages; CASES=n, KIND=name, SEED=n
 	@$(BIN)/python -m tests.fuzz --cases $(or $(CASES),20000) --seed $(or $(SEED),0) $(if $(KIND),--kind $(KIND))
 
-bench: $(STAMP) ## measure it all, about an hour: benchmarks/results.md; ONLY=part,part or QUICK=1 for less, DATA=names.txt for `names`, DATA=usps.npz for `usps`
+bench: $(STAMP) ## measure it all, about an hour: benchmarks/results.md; ONLY=part,part or QUICK=1 for less, DATA=names.txt for `names`, DATA=usps.npz for `usps`, DATA=folder for `sentences`
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 
 notebooks: $(STAMP) ## run the notebooks again and store their outputs

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data",
         type=Path,
         metavar="FILE",
-        help="names.txt for the part `names`, usps.npz for `usps`",
+        help="names.txt for the part `names`, usps.npz for `usps`, for `sentences` a folder of "
+        "train.tsv, dev.tsv and teacher/ or student-best/ and student-fast/",
     )
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
     args = parser.parse_args(argv)

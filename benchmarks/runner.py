@@ -18,6 +18,7 @@ from benchmarks.machine import machine, today, versions
 from benchmarks.store import Store, read, write
 from torusformer import InputError
 
+FOLDER = "/"  # where a file's suffix would stand
 JSON, MARKDOWN = "results.json", "results.md"
 HEAD = """# Benchmarks
 
@@ -66,7 +67,12 @@ class Part:
     measure: Callable[[Bench], dict[str, Any]]
     render: Callable[[Mapping[str, Any]], str]
     needs: tuple[str, ...] = ()
-    data: str = ""  # suffix of a file of the user's; without one this part is left out
+    data: str = ""  # suffix of a file of the user's, or FOLDER; without it the part is left out
+
+    @property
+    def wanted(self) -> str:
+        """What of the user's it is measured on."""
+        return "folder" if self.data == FOLDER else f"{self.data} file"
 
 
 def select(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
@@ -104,7 +110,7 @@ def run(
     chosen = select(parts, only)
     lacking = [part for part in chosen if _lacks_data(part, data, quick)]
     for part in lacking:
-        said = f"is measured on a {part.data} file of yours"
+        said = f"is measured on a {part.wanted} of yours"
         if part.name in only:
             raise InputError(f"the part {part.name} {said}: give --data")
         print(f"{part.name}: left out, it {said} (--data)", file=sys.stderr)
@@ -131,8 +137,10 @@ def run(
 
 
 def _lacks_data(part: Part, data: Path | None, quick: bool) -> bool:
-    """Whether a part needs a file of the user's that is not there; quick ones make do without."""
-    return bool(part.data) and (not quick if data is None else data.suffix != part.data)
+    """Whether a part needs something of the user's that is not there; quick ones do without."""
+    if not part.data or data is None:
+        return bool(part.data) and not quick
+    return not data.is_dir() if part.data == FOLDER else data.suffix != part.data
 
 
 def publish(parts: Sequence[Part], store: Store, folder: Path) -> None:
@@ -175,6 +183,6 @@ def section(part: Part, result: Mapping[str, Any]) -> str:
     except KeyError as error:  # stored before the part changed: no reason to lose the others
         body = f"Measured by an earlier form of this part, which lacks {error}: measure it again."
     lines = [f"## {part.title}", part.shows, body]
-    data = f" DATA=FILE{part.data}" if part.data else ""
+    data = f" DATA={'DIR' if part.data == FOLDER else f'FILE{part.data}'}" if part.data else ""
     again = f"Again: `make bench ONLY={part.name}{data}`{when}"
     return "\n\n".join([*lines, again]) + "\n"

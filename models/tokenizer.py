@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +32,7 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"
 _PADDINGS = (PADDING, "<pad>")
 MODELS = ("WordPiece", "BPE", "WordLevel", "Unigram")
 MOST_PIECES, LEAST_PIECES = 1 << 18, 8
+STDERR = 2
 LONGEST_TEXT = 20_000  # characters that are handed to the library at once
 # Components that are known; a file that names another is refused.
 _STAGES: Mapping[str, frozenset[str]] = {
@@ -84,6 +87,7 @@ class Tokenizer:
         described["truncation"] = None
         named = _padding_name(described)
         library = _library(json.dumps({**described, "padding": None}))
+        _guarded(lambda: library.encode(PADDING), quiet=True)  # refused here if it cannot be used
         if library.token_to_id(named) is None:
             library.add_special_tokens([named])
         padding = library.token_to_id(named)
@@ -205,21 +209,42 @@ def _library(text: str) -> Library:
     """ValueError for what the library does not take."""
     from tokenizers import Tokenizer as Library
 
-    library: Library = _guarded(lambda: Library.from_str(text))
+    library: Library = _guarded(lambda: Library.from_str(text), quiet=True)
     library.encode_special_tokens = True
     return library
 
 
-def _guarded(call: Any) -> Any:
-    """What the library gives; what it raises as an InputError, its panics too."""
+def _guarded(call: Any, *, quiet: bool = False) -> Any:
+    """What the library gives; what it raises as an InputError, its panics too.
+
+    Where `quiet`, a panic does not print its trace besides.
+    """
     try:
-        return call()
+        with _without_stderr() if quiet else nullcontext():
+            return call()
     except BaseException as error:
         # A panic of the library is no Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             cause = " ".join(str(error).split())[:200]
             raise InputError(f"the tokenizer fails: {cause}") from None
         raise
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """A block in which this process prints nothing there, a library's panics neither."""
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 def _checked(described: Any) -> Mapping[str, Any]:

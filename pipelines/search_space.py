@@ -55,7 +55,14 @@ QUANT: dict[str, Values] = {
     "head_sum_bit_width": range(5, 11),
     UNFOLDED: ("", "mean", "affine"),
 }
+# Only where every preset of a search says how many: of models of texts.
+OF_TOKENS: dict[str, Values] = {
+    "value_dim": range(2, 9, 2),
+    "window_dim": range(16, 97, 16),
+    "token_bit_width": range(2, 5),
+}
 NEAR = 0.25
+_OF_MODEL = {*MODEL, "value_dim", "window_dim"}
 PRESET = "preset"  # a field of its own where a search has several to start from
 
 
@@ -70,11 +77,15 @@ class Space:
     def around(cls, presets: Sequence[Settings], fields: Sequence[str] | None = None) -> Space:
         """The declared space, or only these fields of it, with the presets inside."""
         declared = {**MODEL, **QUANT}
-        if ids := [s.name for s in presets if s.model.features is None]:
+        if writes := [s.name for s in presets if s.model.foretells]:
             raise InputError(
-                f"tune searches models of features, and {ids[0]} reads token ids; give another"
+                f"tune searches classifiers, and {writes[0]} foretells tokens; give another"
                 " --preset"
             )
+        if len({s.model.vocabulary is None for s in presets}) > 1:
+            raise InputError("some presets read features, some token ids; give those of one kind")
+        if presets[0].model.vocabulary is not None:
+            declared |= {"attention": ("softmax", "table", "tanh"), **_said_by_all(presets)}
         if any(settings.model.patch is None for settings in presets):
             del declared["patch"]
         for name in fields or ():
@@ -117,7 +128,7 @@ class Space:
     def settings(self, candidate: Mapping[str, Value], name: str) -> Settings:
         """What to train; raises InputError where the fields do not go together."""
         base = self._base(candidate)
-        model: dict[str, Any] = {k: v for k, v in candidate.items() if k in MODEL}
+        model: dict[str, Any] = {k: v for k, v in candidate.items() if k in _OF_MODEL}
         if "patch" in model:
             rows, columns = (int(n) for n in model["patch"].split("x"))
             before = base.model.patch or (1, base.model.features or 1)
@@ -128,7 +139,9 @@ class Space:
                 "features": features,
                 "tokens": values // features,
             }
-        quant: dict[str, Any] = {k: v for k, v in candidate.items() if k in QUANT}
+        quant: dict[str, Any] = {
+            k: v for k, v in candidate.items() if k != PRESET and k not in _OF_MODEL
+        }
         shape = base.model.replace(**model)
         unfolded = str(quant.get(UNFOLDED, _value(base, UNFOLDED))).split("+")
         quant[UNFOLDED] = tuple(r for r in foldable(shape) if r in unfolded)
@@ -154,8 +167,17 @@ def _value(settings: Settings, name: str) -> Value:
         return "+".join(settings.quant.unfolded)
     if name == "head_dim":
         return settings.model.score_dim  # None stands for this
-    value: Value = getattr(settings.model if name in MODEL else settings.quant, name)
+    value: Value = getattr(settings.model if name in _OF_MODEL else settings.quant, name)
     return value
+
+
+def _said_by_all(presets: Sequence[Settings]) -> dict[str, Values]:
+    """Of the fields of texts those that no preset leaves to others."""
+    return {
+        name: values
+        for name, values in OF_TOKENS.items()
+        if all(_value(settings, name) is not None for settings in presets)
+    }
 
 
 def _including(values: Values, value: Value) -> Values:

@@ -111,8 +111,13 @@ class Recipe:
         loaded = load_task(
             task, data, patch=patch, input_shape=wanted, fit=shape is None, texts=texts
         )
+        return cls.of_task(loaded, settings, fit=data is not None)
+
+    @classmethod
+    def of_task(cls, loaded: Task, settings: Settings, *, fit: bool = True) -> Recipe:
+        """Settings on a task that is loaded already, for inputs of the settings' shape."""
         model, training = settings.model, settings.training
-        if data is not None or loaded.vocabulary is not None:
+        if fit or loaded.vocabulary is not None:
             model = loaded.fitted(model)
         if loaded.patch is None and settings.model.patch is not None:
             training = training.replace(augment=0.0)

@@ -2,7 +2,7 @@
 
 Accuracy is that of the integer program on validation samples, a fifth of the training half: no
 candidate is chosen by what it does on the held-out samples, which only the front's members are
-asked in the end. Seconds are those of the plan.
+asked in the end. Seconds are those of the plan; of several lengths of texts, of the longest.
 
 Candidate number n is drawn by a sampler seeded with (seed, n) from what the n before it measured,
 so a search that was interrupted finds what it would have found without.
@@ -25,6 +25,8 @@ from optuna.trial import TrialState
 from torusformer import TorusformerError
 from torusformer.fhe_compile import Program, load_program, lower, plan, save_program
 from torusformer.models import Task
+from torusformer.models.sentiment import TextOptions
+from torusformer.models.tasks import OF_TEXTS
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.console import percent
 from torusformer.pipelines.front import Limits, Measured, draw_front, pareto_front
@@ -52,10 +54,18 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     data: Path | None = None
     seed: int = 0
+    texts: TextOptions | None = None
+    read: dict[tuple[int, int | None], Task] = field(default_factory=dict, compare=False)
 
     def recipe(self, settings: Settings) -> Recipe:
-        """Settings on the whole task."""
-        return Recipe.from_settings(self.task, settings, data=self.data)
+        """Settings on the whole task. Texts are read once: no field of the space changes ids."""
+        if self.task not in OF_TEXTS:
+            return Recipe.from_settings(self.task, settings, data=self.data)
+        key = settings.model.tokens, settings.model.vocabulary
+        if key not in self.read:
+            made = Recipe.from_settings(self.task, settings, data=self.data, texts=self.texts)
+            self.read[key] = made.task
+        return Recipe.of_task(self.read[key], settings)
 
 
 @dataclass(frozen=True)
@@ -245,7 +255,8 @@ def _untrained(recipe: Recipe) -> Recipe:
 
 
 def _lowered(recipe: Recipe) -> Program:
-    """Train, without a word, and lower."""
+    """Train, without a word, and lower; of several lengths the longest."""
+    recipe = dataclasses.replace(recipe, lengths=())
     with scratch_folder() as folder:
         train_into(folder, recipe, progress=False)
         return lower(folder / recipe.graph, recipe.about())

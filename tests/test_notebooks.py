@@ -42,6 +42,11 @@ SHORTER = {
         '"re", count=4': '"r", count=1',
         "compile_decoder(decoder)": "compile_decoder(decoder, 2**-20)",
     },
+    "03_sentences": {
+        "changed(epochs=30)": "changed(epochs=2)",
+        "load_prices(), EXACT)": "load_prices(), 2**-20)",
+        '"clever plot", "the cast is so dull", "a warm and funny film"': '"clever plot", "dull"',
+    },
 }
 
 

@@ -52,7 +52,7 @@ def test_python_blocks_import_what_exists(path: Path) -> None:
 def test_commands_parse(path: Path) -> None:
     parser = build_parser()
     for block in [*blocks(path, "bash"), *re.findall(r"`(torusformer [^`]+)`", path.read_text())]:
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("torusformer ") and len(line.split()) > 2:
                 parser.parse_args(shlex.split(line, comments=True)[1:])
 

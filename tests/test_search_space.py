@@ -1,5 +1,6 @@
 """The declared space, its presets, and the front of what was measured in it."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from torusformer import ArtifactError, InputError
 from torusformer.models import ModelConfig, preset_names
 from torusformer.pipelines.front import Limits, Measured, pareto_front
-from torusformer.pipelines.search_space import MODEL, QUANT, Space
+from torusformer.pipelines.search_space import MODEL, OF_TOKENS, QUANT, Space
 from torusformer.pipelines.settings import Settings
 from torusformer.quantize import QuantConfig
 
@@ -19,18 +20,37 @@ def test_what_is_declared_exists() -> None:
     assert set(MODEL) <= set(ModelConfig.model_fields)
     assert set(QUANT) <= set(QuantConfig.model_fields)
     assert not set(MODEL) & set(QUANT)
+    assert set(OF_TOKENS) <= set(ModelConfig.model_fields) | set(QuantConfig.model_fields)
 
 
-FEATURES = [n for n in preset_names() if ModelConfig.from_name(n).features is not None]
+CLASSIFIERS = [n for n in preset_names() if not ModelConfig.from_name(n).foretells]
 
 
-@pytest.mark.parametrize("name", sorted(set(preset_names()) - set(FEATURES)))
-def test_models_of_token_ids_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} reads token ids; give another --preset"):
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - set(CLASSIFIERS)))
+def test_models_that_foretell_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} foretells tokens; give another --preset"):
         Space.around([Settings.from_name(name)])
 
 
-@pytest.mark.parametrize("name", FEATURES)
+def test_presets_read_the_same() -> None:
+    with pytest.raises(InputError, match="some presets read features, some token ids"):
+        Space.around([Settings.from_name(name) for name in ("tiny", "tiny-sentences")])
+
+
+def test_fields_of_texts_are_searched_where_a_preset_says_them() -> None:
+    preset = Settings.from_name("tiny-sentences")
+    space = Space.around([preset])
+    assert "token_bit_width" in space.choices
+    assert not {"patch", "window_dim", "value_dim"} & set(space.choices)
+    assert "relu" not in space.choices["attention"]  # it counts padding
+    model = preset.model.replace(value_dim=6)
+    wider = Space.around([dataclasses.replace(preset, model=model)])
+    made = wider.settings({**wider.start(preset), "value_dim": 4, "token_bit_width": 3}, "it")
+    assert (made.model.value_dim, made.quant.token_bit_width) == (4, 3)
+    assert made.lengths == preset.lengths
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_preset_is_in_the_space_around_it(name: str) -> None:
     preset = Settings.from_name(name)
     space = Space.around([preset])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,31 @@ def test_a_panic_of_the_library_is_an_error() -> None:
         module._guarded(panics)
     with pytest.raises(KeyboardInterrupt):
         module._guarded(lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+
+
+def template_of_nothing() -> dict[str, Any]:
+    """A mark around a text that is described nowhere."""
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+
+
+PANICS = {
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    "post_processor": template_of_nothing(),
+}
+
+
+@pytest.mark.parametrize("stage", PANICS)
+def test_a_panic_of_the_library_is_one_sentence(
+    stage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path, of_words(["good"], **{stage: PANICS[stage]}))
+    with pytest.raises(ArtifactError, match="is no tokenizer to use here"):
+        Tokenizer.load(path, template=True)
+    assert capfd.readouterr().err == ""
+    os.write(2, b"there again")
+    assert capfd.readouterr().err == "there again"

@@ -15,6 +15,7 @@ from benchmarks.parts.passes import PASSES
 from benchmarks.parts.prices import EFFICIENCY, PLAN_ERROR, PRICES
 from benchmarks.parts.same_block import DIRECT, SAME_BLOCK
 from benchmarks.parts.scaling import SCALING
+from benchmarks.parts.sentences import SENTENCES
 from benchmarks.parts.table_attention import TABLE_ATTENTION
 from benchmarks.parts.usps import USPS
 from benchmarks.parts.wrap_oracle import WRAP_ORACLE
@@ -38,6 +39,7 @@ PARTS = (
     GENERATION,
     NAMES,
     USPS,
+    SENTENCES,
     DIGITS_STANDARD,
     BASELINES,
     PLAN_ERROR,

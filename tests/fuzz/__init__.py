@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import archives, checkpoints, graphs, json_files, messages, programs, samples
+from tests.fuzz import archives, checkpoints, graphs, json_files, messages, programs, samples, texts
 from tests.fuzz.case import Maker
 
 KINDS: Mapping[str, Maker] = {
@@ -15,4 +15,5 @@ KINDS: Mapping[str, Maker] = {
     "messages": messages.make,
     "programs": programs.make,
     "samples": samples.make,
+    "texts": texts.make,
 }

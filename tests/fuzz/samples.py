@@ -179,7 +179,7 @@ def _npy(draw: random.Random, folder: Path) -> Case:
     """Samples of `run --input`, as numbers or as integers."""
     edits: list[str] = []
     x = _array(draw, draw.choice(((6,), (1, 6), (3, 6), (3, 1, 6), (0, 6), (2, 3), ())))
-    data = _mutated(draw, _npy_bytes(draw, x, edits), edits)
+    data = mutated(draw, _npy_bytes(draw, x, edits), edits)
     path, integers = folder / draw.choice(("x.npy", "x.npz", "x")), draw.random() < 0.5
     path.write_bytes(data)
 
@@ -203,7 +203,7 @@ def _words(draw: random.Random, folder: Path) -> Case:
     code = draw.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"))
     edits = [code]
     path = folder / "words.txt"
-    path.write_bytes(_mutated(draw, text.encode(code, "replace"), edits))
+    path.write_bytes(mutated(draw, text.encode(code, "replace"), edits))
 
     def run() -> None:
         task = Recipe.from_settings("words", _settings("tiny-words"), data=path).task
@@ -245,7 +245,7 @@ def _config(draw: random.Random, folder: Path) -> Case:
         text = draw.choice(("[" * 100_000, '{"a":' * 100_000, "-" * 100_000, "9" * 10_000))
     path = folder / "config.json"
     code = draw.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16"))
-    path.write_bytes(_mutated(draw, text.encode(code), edits))
+    path.write_bytes(mutated(draw, text.encode(code), edits))
 
     def run() -> None:
         settings = Settings.load(path)
@@ -256,7 +256,7 @@ def _config(draw: random.Random, folder: Path) -> Case:
 
 def _of_file(draw: random.Random, path: Path, data: bytes, edits: list[str]) -> Case:
     """Read by `train`, with or without a shape that is asked for."""
-    path.write_bytes(_mutated(draw, data, edits))
+    path.write_bytes(mutated(draw, data, edits))
     shape = draw.choice((None, None, None, (3, 2), (6, 1), (2, 2), (1, 16)))
     preset = draw.choice(("tiny", "tiny", "digits-small", "tiny-words"))
 
@@ -294,7 +294,7 @@ def _settings(name: str) -> Settings:
     return _SETTINGS.setdefault(name, Settings.from_name(name))
 
 
-def _mutated(draw: random.Random, data: bytes, edits: list[str]) -> bytes:
+def mutated(draw: random.Random, data: bytes, edits: list[str]) -> bytes:
     """Three files in four as they are; others cut, with bytes changed, doubled or in front."""
     ways: tuple[tuple[str, Callable[[bytearray, int], bytes]], ...] = (
         ("cut", lambda b, i: bytes(b[:i])),
