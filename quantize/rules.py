@@ -46,9 +46,8 @@ from torusformer.quantize.graph import (
     Total,
 )
 from torusformer.quantize.heads import QuantHead, TokenHead
+from torusformer.quantize.known import KnownLinear, NeighbourSum
 from torusformer.quantize.layers import (
-    KnownLinear,
-    NeighbourSum,
     RoundedLinear,
     add,
     in_a_row,
