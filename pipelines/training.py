@@ -120,7 +120,7 @@ class Recipe:
         if fit or loaded.vocabulary is not None:
             model = loaded.fitted(model)
         if loaded.patch is None and settings.model.patch is not None:
-            training = training.replace(augment=0.0)
+            training = training.replace(augment=0.0, elastic=0.0)
         return cls(loaded, settings.name, model, settings.quant, training, settings.lengths)
 
     def shaped(self, settings: Settings) -> Settings:

@@ -38,7 +38,8 @@ class TrainConfig(Config):
 
     `distillation` is the share of the loss that compares with a teacher's logits, softened by
     `temperature`. `augment` is how far images move at random: 0 not at all, 1 up to a pixel,
-    ten degrees and a tenth of their size; it must be 0 where samples are no square images. `z_loss`
+    ten degrees and a tenth of their size; `elastic` is how far parts of them move on their own,
+    as a standard deviation in pixels. Both must be 0 where samples are no square images. `z_loss`
     weighs the squared logarithm of the sum of the logits' exponentials (arXiv 2204.02311): logits
     are log-probabilities then, and of a model that writes the largest lies where it is looked for.
     Of texts that are padded, a share of `word_dropout` of the tokens is padding in training (deep
@@ -60,6 +61,7 @@ class TrainConfig(Config):
     fold_penalty: NotNegative = 0.05
     augment: NotNegative = 1.0
     word_dropout: Share = 0.0
+    elastic: NotNegative = 0.0
     seed: Number = 0
 
     @classmethod
@@ -198,7 +200,9 @@ def train(
     rate = config.qat_learning_rate if quantized else config.float_learning_rate
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    augment = Augment(task.patch, task.input_shape, config.augment, generator, task.image)
+    augment = Augment(
+        task.patch, task.input_shape, config.augment, generator, task.image, config.elastic
+    )
     learning = model if layers is None else nn.ModuleList([model, layers])
     optimizer = optimizer_for(learning, config, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -52,6 +52,15 @@ class LeastSquaresGrid(nn.Module):
         least = size.topk(int(self.l1_limit), dim=1).values[:, -1:]
         return weight * (size >= least)
 
+    def _integers(self, rows: Tensor, scales: Tensor) -> Tensor:
+        return torch.clamp(torch.round(rows / scales), -self.top, self.top)
+
+    def _tried(self, rows: Tensor, scales: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """By scale and row, how well it fits; by scale and channel, the L1 norm of its integers."""
+        q = self._integers(rows, scales)  # (K, out, in)
+        fit = (q * rows).sum(2) / (q * q).sum(2).clamp(min=1).sqrt()
+        return fit, q.reshape(-1, *shape).abs().sum(2)
+
     def forward(self, weight: Tensor) -> Quantized:
         """(out, in) to (out, in); gradients pass straight through."""
         with torch.no_grad():
@@ -59,13 +68,15 @@ class LeastSquaresGrid(nn.Module):
             rows = kept if self.per_channel else kept.reshape(1, -1)
             peak = rows.abs().amax(1, keepdim=True).clamp(min=1e-6)
             scales = peak * self.shares[:, None, None]
-            q = torch.clamp(torch.round(rows / scales), -self.top, self.top)  # (K, out, in)
-            fit = (q * rows).sum(2) / (q * q).sum(2).clamp(min=1).sqrt()  # (K, out)
-            feasible = q.reshape(-1, *weight.shape).abs().sum(2) <= self.l1_limit
+            if self.top == 1 and self.per_channel:
+                fit, norms = _ternary(rows, scales)
+            else:
+                fit, norms = self._tried(rows, scales, weight.shape)
+            feasible = norms <= self.l1_limit
             if not self.per_channel:
                 feasible = feasible.all(1, keepdim=True)
             best = torch.where(feasible, fit, -torch.ones_like(fit)).argmax(0)  # (out,)
-            q = q[best, torch.arange(len(rows))]
+            q = self._integers(rows, scales[best, torch.arange(len(rows))])
             square = (q * q).sum(1, keepdim=True)
             scale = (q * rows).sum(1, keepdim=True) / square.clamp(min=1)
             scale = torch.where(square > 0, scale, peak)
@@ -74,6 +85,17 @@ class LeastSquaresGrid(nn.Module):
         if self.training:
             value = weight + (value - weight).detach()
         return value, scale, self.zero, self.bits
+
+
+def _ternary(rows: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_tried` for integers of -1, 0 and 1: those beyond half a scale, counted once sorted."""
+    size = rows.abs().sort(1).values
+    sums = nn.functional.pad(size.cumsum(1), (1, 0))
+    halves = scales.squeeze(2).T.contiguous() / 2  # (out, K)
+    below = torch.searchsorted(size, halves, right=True)
+    count = rows.shape[1] - below
+    fit = (sums[:, -1:] - sums.gather(1, below)) / count.clamp(min=1).sqrt()
+    return fit.T, count.T
 
 
 class BoundedWeight(ExtendedInjector):

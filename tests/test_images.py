@@ -176,12 +176,14 @@ def test_the_model_fits_the_patches(tmp_path: Path) -> None:
     assert json.loads(other.about()["patch"]) == [8, 2]
 
 
-def moved(x: np.ndarray, image: tuple[int, int], strength: float) -> np.ndarray:
+def moved(
+    x: np.ndarray, image: tuple[int, int], strength: float, elastic: float = 0.0
+) -> np.ndarray:
     """Images (N, H, W, channels) after one draw, together again; turned by nothing."""
     patch = (2, 3)
     generator = torch.Generator().manual_seed(0)
     tokens = to_patches(x, patch)
-    augment = Augment(patch, tokens.shape[1:], strength, generator, image)
+    augment = Augment(patch, tokens.shape[1:], strength, generator, image, elastic)
     (height, width), (r, c), n = image, patch, len(x)
     cut = augment(torch.from_numpy(tokens)).numpy()
     cut = cut.reshape(n, height // r, width // c, r, c, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -209,6 +211,18 @@ def test_a_dot_moves_by_a_pixel_at_most() -> None:
     for shift in (rows, columns):
         assert 0.5 < np.abs(shift).max() < 1.5
         assert shift.min() < 0 < shift.max()
+
+
+def test_parts_of_an_image_move_on_their_own() -> None:
+    dots = np.zeros((200, 8, 12, 1), np.float32)
+    dots[:, 2, 2] = dots[:, 5, 9] = 1.0
+    found = moved(dots, (8, 12), 0.0, elastic=0.5)[..., 0]
+    halves = found[:, :, :6], found[:, :, 6:]
+    left, right = ((h.sum(2) * np.arange(8)).sum(1) / h.sum((1, 2)) for h in halves)
+    down = np.stack([left - 2, right - 5])
+    assert np.all((down.std(1) > 0.15) & (down.std(1) < 0.6))  # less than at a node, between them
+    assert abs(np.corrcoef(down)[0, 1]) < 0.5
+    assert np.array_equal(moved(dots, (8, 12), 0.0), dots)
 
 
 @pytest.fixture(scope="module")

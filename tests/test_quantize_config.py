@@ -92,4 +92,8 @@ def test_only_square_images_are_moved(
     recipe = TrainConfig(float_epochs=1, qat_epochs=1, augment=0.5)
     with pytest.raises(InputError, match=f"augment is 0.5, which moves square images.*{shape}"):
         train(learner, task, recipe, progress=False)
-    assert len(train(learner, task, recipe.replace(augment=0.0), progress=False).losses) == 1
+    bends = recipe.replace(augment=0.0, elastic=0.5)
+    shape = shape.replace("augment", "elastic")
+    with pytest.raises(InputError, match=f"elastic is 0.5, which moves square images.*{shape}"):
+        train(learner, task, bends, progress=False)
+    assert len(train(learner, task, bends.replace(elastic=0.0), progress=False).losses) == 1

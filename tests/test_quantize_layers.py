@@ -17,7 +17,7 @@ from torusformer.quantize.layers import (
 from torusformer.quantize.norms import QUANT_NORMS
 from torusformer.quantize.quantizers import ActQuant, Grid
 from torusformer.quantize.walk import Rows
-from torusformer.quantize.weight_quantizers import LeastSquaresGrid
+from torusformer.quantize.weight_quantizers import LeastSquaresGrid, _ternary
 from torusformer.quantize.weights import SoftmaxWeights
 
 
@@ -105,6 +105,21 @@ def test_least_squares_example() -> None:
     weight = torch.tensor([[0.9, -0.1, 0.7, 0.5]])
     value = LeastSquaresGrid(2, True, 2.0).eval()(weight)[0]
     torch.testing.assert_close(value, torch.tensor([[0.8, 0.0, 0.8, 0.0]]))
+
+
+def test_ternary_scales_counted_once_sorted_fit_as_those_tried() -> None:
+    rows = torch.randn(7, 40, generator=torch.Generator().manual_seed(0))
+    rows[0, :4], rows[1] = 0.5, 0.0  # ties at half a scale, and nothing at all
+    grid = LeastSquaresGrid(2, True, 40.0)
+    scales = torch.cat([torch.linspace(0.1, 5.0, 50), torch.ones(1)])[:, None, None].expand(
+        -1, 7, 1
+    )
+    (fit, norms), (wanted, wanted_norms) = (
+        _ternary(rows, scales),
+        grid._tried(rows, scales, rows.shape),
+    )
+    torch.testing.assert_close(fit, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(norms, wanted_norms.to(norms.dtype))
 
 
 @pytest.mark.parametrize("kind", ["bounded", "a2q", "a2q+"])
