@@ -37,6 +37,14 @@ def baselines(recipe: Recipe, bootstraps: int) -> dict[str, float]:
     return found
 
 
+def rows_of(found: Mapping[str, float], bootstraps: int) -> list[dict[str, Any]]:
+    """The same as rows of a table: `name`, `accuracy`, `pbs_total`."""
+    return [
+        {"name": name, "accuracy": value, "pbs_total": bootstraps if name == "mlp" else 0}
+        for name, value in found.items()
+    ]
+
+
 def linear_accuracy(task: Task) -> float:
     """Share of held-out samples that logistic regression gets right."""
     from sklearn.linear_model import LogisticRegression
@@ -75,6 +83,8 @@ def bigram_nats(task: Task) -> float:
 def compared(report: Mapping[str, Any]) -> str:
     """The baselines of a demo's report for people, and whether the program gains on them."""
     found, nats = report["baselines"], "program_nll" in report
+    if isinstance(found, list):
+        found = {row["name"]: row["accuracy"] for row in found}
     if nats:
         names, shown = {"linear": "counts of pairs of tokens"}, "{:.3f} nats"
         gains = report["program_nll"] < min(found.values())

@@ -240,7 +240,8 @@ def test_demo_answers_the_test_part(trained: Path) -> None:
     report = json.loads((trained / "run" / "report.json").read_text())
     assert (report["task"], report["test_count"]) == ("images", 6)
     assert report["source"] == "images.npz"
-    assert set(report["baselines"]) == {"linear", "mlp"}
+    rows = {row["name"]: row["pbs_total"] for row in report["baselines"]}
+    assert rows == {"linear": 0, "mlp": report["plan"]["pbs_total"]}
     assert report["agreement"] == 1.0
 
 
