@@ -147,7 +147,7 @@ def test_train_words_refuses_what_is_of_digits(tmp_path, data):
     said = refused(*argv, "--task", "words", "--config", str(data))
     assert "is not a configuration to train" in said
     said = refused("tune", "--out", str(tmp_path / "out"), "--task", "words", "--max-seconds", "5")
-    assert "tune searches models of features" in said
+    assert "tune searches classifiers, and words foretells tokens" in said
     said = refused("demo", "words", "--out", str(tmp_path / "out"), "--images", "2")
     assert "takes no --images" in said
     assert not (tmp_path / "out").exists()
