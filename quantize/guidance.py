@@ -51,6 +51,8 @@ def layer_pairs(student: int, teacher: int) -> tuple[Pair, ...]:
     >>> [tuple(pair) for pair in layer_pairs(2, 6)]
     [(0, 0), (1, 3), (2, 6)]
     """
+    if not student:  # a bag has no layers to compare
+        return ()
     first, *rest = (Pair(i, int(i * teacher / student + 0.5)) for i in range(student + 1))
     return (first, *(Pair(i, max(1, j)) for i, j in rest))
 

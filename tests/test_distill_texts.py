@@ -16,6 +16,7 @@ from torusformer.models.known_words import MEANINGS, mapped_words, meanings
 from torusformer.models.tokenizer import Tokenizer
 from torusformer.pipelines.transfer import answers_of
 from torusformer.quantize import QuantConfig, calibrate, to_qat
+from torusformer.quantize.guidance import layer_pairs
 
 GOOD, BAD, FILL = ("good", "fine"), ("bad", "dull"), ("a", "film", "not")
 UNSEEN = ("quite", "another", "word")
@@ -143,3 +144,7 @@ def test_a_trained_model_is_the_same_when_its_words_are_mapped() -> None:
             assert len(maps) == 1
         torch.testing.assert_close(model(x), before)
         assert set(model.state_dict()) == names
+
+
+def test_a_bag_has_no_layers_to_compare() -> None:
+    assert layer_pairs(0, 6) == ()
