@@ -164,9 +164,7 @@ def _sigmoid(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -
 
 
 def _tanh(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -> Tensor:
-    found = torch.tanh(heads.scores(q, k)) * seen.mask @ v
-    scale = heads.config.context_scale
-    return found if scale is None else found * scale
+    return torch.tanh(heads.scores(q, k)) * seen.mask @ v
 
 
 def _inhibitor(heads: Heads, q: Tensor, k: Tensor | None, v: Tensor, seen: Seen) -> Tensor:

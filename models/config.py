@@ -54,8 +54,7 @@ class ModelConfig(Config):
     distance of two tokens (arXiv 1910.10683). With a `window` of W the first block's MLP also
     reads the W - 1 tokens before each, a learned row for each token and place: it costs no
     bootstrap. A classifier of tokens has `window_dim` units instead, each of which reads a
-    token and the W - 1 behind it; a map of them is its embedding. `context_scale` multiplies
-    what heads find where attention is no mean.
+    token and the W - 1 behind it; a map of them is its embedding.
 
     >>> ModelConfig(tokens=8, features=8, num_classes=10, dim=32, heads=2).score_dim
     16
@@ -84,7 +83,6 @@ class ModelConfig(Config):
     positions: Positions = "learned"
     rotary_base: Positive | None = None
     distance_bias: bool = False
-    context_scale: Positive | None = None
     pooling: Pooling | None = None
     pooler: Activation | None = None
     hidden: bool = False
@@ -169,8 +167,6 @@ class ModelConfig(Config):
              " it out, or choose rotary"),
             (self.mlp_dim > 0, ("gated", "post_norm"), "there is no MLP; leave it out, or give"
              " mlp_dim"),
-            (self.attention == "tanh", ("context_scale",), f"attention is {self.attention}, which"
-             " divides what it sums up; leave it out, or choose attention tanh"),
             (products, ("distance_bias",), f"attention {self.attention} adds none; leave it out"),
             (products or self.positions != "rotary", ("positions",), "only products of queries"
              f" and keys turn, attention is {self.attention}; choose learned positions"),

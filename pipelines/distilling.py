@@ -101,11 +101,11 @@ def distill(folder: Path, found: Found, recipe: Recipe, how: How) -> dict[str, A
         if of_texts:  # it is asked once; a student's epochs are many
             asked, how = None, dataclasses.replace(how, hidden_weight=0.0, attention_weight=0.0)
             recipe = dataclasses.replace(recipe, task=_extended(store, teacher, recipe, how))
-        student = _student(store, teacher, asked, recipe, how)
+        words = teacher.words(recipe.task) if of_texts else None
+        student = _student(store, teacher, recipe, how, words)
         twin: QuantTransformer | None = None
         for name, config in configs.items():
-            known = teacher.words(recipe.task) if asked is None else None
-            twin = _narrower(store, name, config, twin, (student, asked), recipe, known)
+            twin = _narrower(store, name, config, twin, (student, asked), recipe, words)
         assert twin is not None, "the last stage is always there"
         return _report(folder, store, given, how, (teacher, student, twin))
 
@@ -144,11 +144,11 @@ def _extended(store: StageStore, teacher: Teacher, recipe: Recipe, how: How) -> 
 
 
 def _student(
-    store: StageStore, teacher: Teacher, asked: Teacher | None, recipe: Recipe, how: How
+    store: StageStore, teacher: Teacher, recipe: Recipe, how: How, words: Tensor | None
 ) -> Transformer:
-    """The float student, untrained before it is taught, but for what it knows of words.
+    """The float student, untrained before it is taught, but for what it knows of `words`, if any.
 
-    It learns of the teacher that is `asked`, or of the answers that the task has.
+    With them it learns of the answers that the task has, else of the teacher itself.
     """
 
     def taught() -> tuple[Transformer, Done]:
@@ -156,8 +156,8 @@ def _student(
         student = Transformer(recipe.model)
         layers = _layers(student, teacher, how)
         task, training = recipe.task, recipe.training
-        known = nullcontext() if asked else mapped_words(student, teacher.words(task))
-        with known:
+        asked = teacher if words is None else None
+        with nullcontext() if words is None else mapped_words(student, words):
             history = train(student, task, training, teacher=asked, layers=layers, label=STUDENT)
         return student, Done.of(STUDENT, "float", history, recipe.training.float_epochs)
 
@@ -193,8 +193,7 @@ def _narrower(
         torch.manual_seed(training.seed)
         twin = to_qat(student, config) if before is None else narrowed(before, config)
         calibrate(twin, recipe.task.x_train)
-        known = nullcontext() if words is None else mapped_words(twin, words, trained=True)
-        with known:
+        with nullcontext() if words is None else mapped_words(twin, words, trained=True):
             history = train(twin, recipe.task, training, teacher=teacher, label=name)
         for warning in history.warnings if name == LAST else ():
             print(f"warning: {warning}", file=sys.stderr)

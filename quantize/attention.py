@@ -73,9 +73,7 @@ class QuantAttention(nn.Module, ABC):
         )
         self.context_quant: ActQuant | None = None
         if config.context_table:
-            self.context_quant = build_activation(
-                config, share_scale_of=at.share_scale_of, bits=config.context_bit_width
-            )
+            self.context_quant = build_activation(config, share_scale_of=at.share_scale_of)
         elif not at.op.asks or model.attention != "tanh" or config.gains:
             raise InputError(
                 "context_table is false, and only what a learned query finds by attention tanh, "
@@ -97,9 +95,6 @@ class QuantAttention(nn.Module, ABC):
         else:
             q, k = split(q, model.heads), split(k, model.key_heads)
         terms, factor = self.find(q, k, split(v, model.key_heads), rows)
-        if self.model.context_scale is not None:
-            unit = self.model.context_scale
-            terms = terms._replace(value=terms.value * unit, scale=terms.scale * unit)
         counts = rows.counts(terms.value.shape[-2])
         if self.context_quant is None:
             (count,) = set(counts)

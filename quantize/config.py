@@ -65,7 +65,6 @@ class QuantConfig(Config):
 
     One bit of a query, key or value, and of the attention kind "tanh", is a sign: -1 or 1.
 
-    `context_bit_width` are the bits of what heads find, those of `act_bit_width` where it is None.
     Without a `context_table` what a learned query's heads find is not looked up: sums over tokens
     are read as they are, by layers that wrap or give the logits.
 
@@ -117,7 +116,6 @@ class QuantConfig(Config):
     unfolded: tuple[Rewrite, ...] = ()
     embed_table: bool = True
     context_table: bool = True
-    context_bit_width: Bits | None = None
     token_input: TokenInput | None = None
     rings: Mapping[Wrapping, Sum] = Field(default_factory=dict)
 

@@ -10,7 +10,13 @@ from torusformer.models.config import Activation as ActivationName
 from torusformer.models.config import ModelConfig
 from torusformer.quantize.config import QuantConfig
 from torusformer.quantize.graph import Embedding
-from torusformer.quantize.layers import AccumulatorRounding, GroupedSum, in_a_row, matmul
+from torusformer.quantize.layers import (
+    AccumulatorRounding,
+    GroupedSum,
+    in_a_row,
+    matmul,
+    total_of,
+)
 from torusformer.quantize.quantizers import ActQuant, Grid, constant, unary
 from torusformer.quantize.walk import Rows
 
@@ -101,8 +107,8 @@ class Pooling(nn.Module):
             return in_a_row(x)
         width = x.value.shape[-1]
         if self.kind == "sum":
-            count = x.value.shape[1]
-            return Grid(x.value.sum(1), x.scale, count * x.lo, count * x.hi)
+            total = total_of(x)
+            return total._replace(value=total.value.squeeze(1))
         if self.kind != "mean":
             row = x.value[:, -1:] if self.kind == "last" else x.value[:, :1]
             return x._replace(value=row.reshape(-1, width))

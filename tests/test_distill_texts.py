@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torusformer.arrays import read_arrays
 from torusformer.models import ModelConfig, Transformer
 from torusformer.models.known_words import MEANINGS, mapped_words, meanings
 from torusformer.models.tokenizer import Tokenizer
+from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.transfer import answers_of
 from torusformer.quantize import QuantConfig, calibrate, to_qat
-from torusformer.quantize.guidance import layer_pairs
 
 GOOD, BAD, FILL = ("good", "fine"), ("bad", "dull"), ("a", "film", "not")
 UNSEEN = ("quite", "another", "word")
@@ -146,5 +147,15 @@ def test_a_trained_model_is_the_same_when_its_words_are_mapped() -> None:
         assert set(model.state_dict()) == names
 
 
-def test_a_bag_has_no_layers_to_compare() -> None:
-    assert layer_pairs(0, 6) == ()
+def test_a_bag_of_phrases_learns_of_a_teacher(files: Path, tmp_path: Path) -> None:
+    settings = Settings.from_name("sentiment-fast")
+    model = settings.model.replace(tokens=TOKENS, dim=4, window_dim=3)
+    settings = dataclasses.replace(settings, name="bag", model=model, lengths=(2, TOKENS))
+    settings.save(tmp_path / "bag.json")
+    args = asked(files, "--epochs", "2", "--teacher-epochs", "1", "--texts", "20")
+    place = args.index("--preset")
+    args[place : place + 2] = ["--config", str(tmp_path / "bag.json")]
+    report = printed(*args, "--out", str(tmp_path / "out"))
+    assert report["layers"] == {"hidden": [], "attention": []}
+    assert report["plan"]["pbs_total"] == 3 * TOKENS
+    assert (tmp_path / "out" / "model.2.qonnx.onnx").is_file()

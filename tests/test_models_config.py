@@ -104,7 +104,6 @@ NO_PLACE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (IDS, {"pooling": "sum", "layers": 0}, "padding has positions too"),
     (IDS, {"pooling": "first", "layers": 0}, "without blocks a token knows of itself alone"),
     (BASE, {"gated": True, "mlp_dim": 0}, "gated is True and there is no MLP"),
-    (BASE, {"context_scale": 0.5}, "context_scale is 0.5 and attention is softmax, which divides"),
     (IDS, {"window_dim": 4}, "window_dim is 4 and only a classifier of token ids"),
     (BASE, {"pooling": "query", "distance_bias": True}, "no distance to tokens; leave out"),
     (BASE, {"pooling": "query", "attention": "sigmoid"}, "no distance to tokens, attention sigm"),
