@@ -60,6 +60,13 @@ def token(index: int) -> dict[str, np.ndarray]:
     return {"token": np.eye(COUNT, dtype=np.int64)[[index]]}
 
 
+def test_a_module_of_one_function_without_a_choice_of_ways():
+    b = Builder(Port("x", (3,), -4, 3))
+    b.table("halves", "half", "x", lambda n: n // 2)
+    (plan,) = plan_module({"alone": b.program("halves")}).functions.values()
+    assert plan.pbs_total == 3
+
+
 def test_wires_join_outputs_and_inputs_by_name():
     planned = plan_module(PROGRAMS, FEEDBACK)
     found = {(w.source, w.output, w.target, w.input) for w in planned.wires}

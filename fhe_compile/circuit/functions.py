@@ -72,7 +72,7 @@ def plan_module(
     if not any(wired.values()):  # functions that hand each other nothing: lengths of one model
         trials = dict.fromkeys(name for way in ways.values() for name in way if name != PLAIN)
         alone = (_together(_all_by(trial, ways), feedback, wired, prices) for trial in trials)
-        found = min(found, *alone, key=lambda way: way.whole.total_ms())
+        found = min([found, *alone], key=lambda way: way.whole.total_ms())
     for wider in reversed(found.whole.demanding()):
         tried = found.read_wider(wider, feedback, wired, prices)
         if tried.whole.total_ms() < found.whole.total_ms():
