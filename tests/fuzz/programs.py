@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from functools import cache
@@ -122,9 +123,9 @@ def mutate_json(value: Any, rng: random.Random) -> None:
         elif what < 0.25 and isinstance(value, dict):
             value[key + "x"] = value.pop(key)
         elif what < 0.3 and isinstance(value, list):
-            value.append(value[key])
+            value.append(copy.deepcopy(value[key]))
         else:
-            value[key] = rng.choice(VALUES)
+            value[key] = copy.deepcopy(rng.choice(VALUES))  # mutated again, it must not be theirs
         return
 
 
