@@ -12,7 +12,7 @@ import numpy as np
 from torusformer import InputError
 from torusformer.models.pruning import prunable, pruned
 from torusformer.models.samples import HELD_OUT
-from torusformer.models.task import LabelArray, Task
+from torusformer.models.task import LabelArray, Marks, Task
 from torusformer.models.texts import Texts, read_texts
 from torusformer.models.tokenizer import Tokenizer
 
@@ -71,23 +71,32 @@ def load_sentiment_task(
                 f"{options.test}: label {unknown[0]!r} never occurs in {source}, whose labels are "
                 f"{', '.join(labels[:8])}; mend it or add such texts to train on"
             )
-    tokenizer, origin = _tokenizer(train, options)
+    tokenizer, origin, marks = _tokenizer(train, options)
     x_train, y_train = _rows(tokenizer, train, labels, *input_shape, source)
     x_test, y_test = _rows(tokenizer, test, labels, *input_shape, str(options.test or source))
     return Task(
         "sentiment", x_train, y_train, x_test, y_test, labels, source,
         vocabulary=tokenizer.vocabulary, tokenizer=tokenizer, origin=origin,
+        marks=marks,
     )  # fmt: skip
 
 
-def _tokenizer(train: Texts, options: TextOptions) -> tuple[Tokenizer, LabelArray | None]:
-    """Trained on the training texts, or a checkpoint's pieces that occur in them."""
+def _tokenizer(train: Texts, options: TextOptions) -> tuple[Tokenizer, LabelArray | None, Marks]:
+    """Trained on the training texts, or a checkpoint's pieces that occur in them.
+
+    Marks are those of a checkpoint whose template the texts do not get.
+    """
     if options.tokenizer is None:
-        return Tokenizer.trained(train.texts, options.pieces), None
+        return Tokenizer.trained(train.texts, options.pieces), None, ((), ())
     whole = Tokenizer.load(options.tokenizer, template=options.template)
-    if options.template or not prunable(whole):
-        return whole, np.arange(len(whole.vocabulary))
-    return pruned(whole, train.texts)
+    if options.template:
+        return whole, np.arange(len(whole.vocabulary)), ((), ())
+    marked = Tokenizer.load(options.tokenizer, template=True)
+    before, behind = marked.marks_around(train.texts[0], whole)
+    marks = (tuple(before), tuple(behind))
+    if not prunable(whole):
+        return whole, np.arange(len(whole.vocabulary)), marks
+    return *pruned(whole, train.texts), marks
 
 
 def held_out(data: Path | None, test: Path | None) -> Texts:

@@ -19,6 +19,7 @@ from torusformer.models.tokenizer import Tokenizer
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
 Measure = Literal["accuracy", "nats"]
+Marks = tuple[tuple[int, ...], tuple[int, ...]]
 UNKNOWN = -1  # as a target: there is no token to foretell
 TOGETHER = 40  # batches that are sorted by length
 
@@ -35,7 +36,8 @@ class Task:
     log-likelihood a token, natural logarithm. `last` are samples and targets for a last test, of
     which neither training nor choosing knows anything. A `tokenizer` makes ids of texts; its
     padding fills up short samples; `origin` is the id of each of its pieces in the tokenizer of
-    the checkpoint that they were taken from. `answers` (N, classes) are a teacher's logits for the
+    the checkpoint that they were taken from, and `marks` what it puts before and behind a text that
+    it reads itself, in its own ids. `answers` (N, classes) are a teacher's logits for the
     training samples, of which some may have no label: `UNKNOWN`.
     """
 
@@ -53,6 +55,7 @@ class Task:
     image: tuple[int, int] | None = None
     tokenizer: Tokenizer | None = None
     origin: LabelArray | None = None
+    marks: Marks = ((), ())
     answers: FloatArray | None = None
 
     @property

@@ -44,19 +44,29 @@ class Teacher(nn.Module):
         else:
             _check_ids(model.config, task)
         self.same_tokens, self.reads = found is None, found or (lambda x: x)
+        self.names: Reads = self.reads
         if task.origin is not None:
-            self.reads = torch.from_numpy(task.origin).__getitem__
+            self.names = torch.from_numpy(task.origin).__getitem__
+            self.reads = self.names
+            if has_room(model.config, task):
+                self.reads = lambda x: _marked(self.names(x), task)
 
     def words(self, task: Task) -> Tensor:
         """(V, k) numbers that say what it knows of each token of a task of texts."""
         assert task.vocabulary is not None, "of token ids"
-        kept = self.reads(torch.arange(len(task.vocabulary)))
+        kept = self.names(torch.arange(len(task.vocabulary)))
         return meanings(self.model.embed.weight, kept, task.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples of the task (B, ...) to logits."""
         logits: Tensor = self.model(self.reads(x))
         return logits
+
+
+def has_room(model: ModelConfig, task: Task) -> bool:
+    """Whether a text of the most pieces and the marks around it fit the teacher."""
+    marks = sum(map(len, task.marks))
+    return not marks or model.tokens >= task.input_shape[0] + marks
 
 
 def has_answers(model: ModelConfig, task: Task) -> bool:
@@ -138,6 +148,19 @@ def _check_origin(model: ModelConfig, task: Task, origin: LabelArray) -> None:
             f"the teacher pads with token {model.padding} and the tokenizer with {padding}; import"
             " the teacher with --padding"
         )
+
+
+def _marked(ids: Tensor, task: Task) -> Tensor:
+    """The marks of a checkpoint around padded texts (B, T) of its ids: (B, T + marks)."""
+    assert task.padding is not None and task.origin is not None
+    (before, behind), padding = task.marks, int(task.origin[task.padding])
+    rows, tokens = ids.shape
+    found = ids.new_full((rows, len(before) + tokens + len(behind)), padding)
+    found[:, : len(before)] = ids.new_tensor(before)
+    found[:, len(before) : len(before) + tokens] = ids
+    ends = len(before) + (ids != padding).sum(1, keepdim=True)
+    places = ends + torch.arange(len(behind))
+    return found.scatter(1, places, ids.new_tensor(behind).expand(rows, -1))
 
 
 def _of_numbers(model: ModelConfig, task: Task, images: bool) -> Reads | None:

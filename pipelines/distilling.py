@@ -30,7 +30,7 @@ from torch import Tensor
 from torusformer.fhe_compile import lower, plan
 from torusformer.models import Task, Transformer
 from torusformer.models.known_words import mapped_words
-from torusformer.models.teacher import Teacher
+from torusformer.models.teacher import Teacher, has_room
 from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.baselines import baselines
 from torusformer.pipelines.stage_store import Done, StageStore
@@ -91,7 +91,14 @@ def distill(folder: Path, found: Found, recipe: Recipe, how: How) -> dict[str, A
     Raises:
         InputError: teacher and task do not belong together.
     """
-    given = recipe
+    given, task = recipe, recipe.task
+    if not has_room(found.model.config, task):
+        tokens = task.input_shape[0] + sum(map(len, task.marks))
+        print(
+            "note: the teacher reads texts without the marks around them, for which it has no room;"
+            f" to give it them, import it with --tokens {tokens}",
+            file=sys.stderr,
+        )
     ready, configs = found.ready(recipe.task), widths(recipe, how.steps)
     of_texts = recipe.task.tokenizer is not None
     store = StageStore(folder, 1 + of_texts + 1 + len(configs) + 1)

@@ -118,9 +118,13 @@ def evaluate(model: nn.Module, task: Task, *, of_training: bool = False) -> floa
     x, y = (task.x_train, task.y_train) if of_training else (task.x_test, task.y_test)
     was_training, total, count = model.training, 0.0, 0
     model.eval()
-    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    if of_training and task.padding is not None:  # most texts are far shorter than the longest
+        parts = [(b.x, b.y) for b in task.batches(EVALUATION_BATCH, torch.Generator())]
+    else:
+        tensors = (torch.from_numpy(a).split(EVALUATION_BATCH) for a in (x, y))
+        parts = list(zip(*tensors, strict=True))
     with torch.no_grad():
-        for part, target in zip(*(t.split(EVALUATION_BATCH) for t in tensors), strict=True):
+        for part, target in parts:
             logits = model(part)
             total += task.measured(logits, target)
             count += len(known_targets(logits, target)[1])

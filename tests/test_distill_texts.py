@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,15 @@ import pytest
 import torch
 
 from tests.commands import printed, refused
+from tests.tokenizers_of import of_words
 from torusformer.arrays import read_arrays
 from torusformer.models import ModelConfig, Transformer
 from torusformer.models.known_words import MEANINGS, mapped_words, meanings
+from torusformer.models.sentiment import TextOptions, load_sentiment_task
+from torusformer.models.task import Task
+from torusformer.models.teacher import Teacher
 from torusformer.models.tokenizer import Tokenizer
+from torusformer.pipelines.cli import main
 from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.transfer import answers_of
 from torusformer.quantize import QuantConfig, calibrate, to_qat
@@ -48,6 +55,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Transformer(config).save_pretrained(teacher)
     tokenizer.save(teacher)
     return folder
+
+
+def marked(teacher: Path, files: Path, tokens: int) -> Task:
+    """A task whose checkpoint puts marks around a text, and a teacher of so many tokens."""
+    described = of_words([*GOOD, *BAD, *FILL])
+    path = teacher / "tokenizer.json"
+    path.write_text(json.dumps(described))
+    options = TextOptions(files / "dev.tsv", path)
+    return load_sentiment_task(files / "train.tsv", None, (tokens,), options=options)
 
 
 def asked(files: Path, *more: str) -> list[str]:
@@ -159,3 +175,42 @@ def test_a_bag_of_phrases_learns_of_a_teacher(files: Path, tmp_path: Path) -> No
     assert report["layers"] == {"hidden": [], "attention": []}
     assert report["plan"]["pbs_total"] == 3 * TOKENS
     assert (tmp_path / "out" / "model.2.qonnx.onnx").is_file()
+
+
+def test_a_teacher_reads_texts_with_the_marks_of_its_checkpoint(files: Path, tmp_path: Path):
+    task = marked(tmp_path, files, TOKENS)
+    assert task.origin is not None and task.marks == ((2,), (3,))
+    config = ModelConfig(
+        tokens=TOKENS + 2, vocabulary=11, padding=0, dim=8, layers=1, heads=2, num_classes=2
+    )
+    torch.manual_seed(0)
+    model = Transformer(config).eval()
+    x = torch.from_numpy(task.x_train[:6])
+    ids = torch.from_numpy(task.origin)[x]
+    padded = torch.zeros(6, TOKENS + 2, dtype=torch.int64)
+    for row, read in zip(padded, ids, strict=True):
+        text = [2, *(int(i) for i in read if i), 3]
+        row[: len(text)] = torch.tensor(text)
+    teacher = Teacher(model, task)
+    assert len({int(n) for n in (ids != 0).sum(1)}) > 1
+    assert torch.equal(teacher(x), model(padded))
+    short = x[:, : int((ids != 0).sum(1).max())]
+    torch.testing.assert_close(teacher(short), teacher(x))
+    no_room = Transformer(config.replace(tokens=TOKENS + 1)).eval()
+    assert torch.equal(Teacher(no_room, task)(x), no_room(ids))
+
+
+def test_a_teacher_without_room_for_marks_is_said_to_have_none(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    marked(tmp_path, files, TOKENS)
+    for tokens, said in ((TOKENS, 1), (TOKENS + 2, 0)):
+        teacher = tmp_path / str(tokens)
+        config = ModelConfig(tokens=tokens, vocabulary=11, hidden=True, padding=0, dim=8, layers=1)
+        Transformer(config).save_pretrained(teacher)
+        shutil.copy(tmp_path / "tokenizer.json", teacher)
+        line = asked(files, "--teacher-epochs", "1", "--epochs", "1", "--texts", "1")
+        line[line.index("--teacher") + 1] = str(teacher)
+        assert main([*line, "--out", str(tmp_path / f"student{tokens}"), "--json"]) == 0
+        note = f"import it with --tokens {TOKENS + 2}"
+        assert capsys.readouterr().err.count(note) == said
