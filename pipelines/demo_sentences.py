@@ -16,7 +16,7 @@ from torusformer.pipelines.answers import InProcess
 from torusformer.pipelines.baselines import compared
 from torusformer.pipelines.console import percent, size
 from torusformer.pipelines.demo import DEPLOYMENT, Demo
-from torusformer.pipelines.lengths import compile_lengths, plan_lengths
+from torusformer.pipelines.lengths import compile_lengths, lengths_to_json, plan_lengths
 from torusformer.pipelines.sentences import Sentences, TextAnswer, of_deployment
 from torusformer.pipelines.training import Recipe, Trained
 from torusformer.progress import track
@@ -77,16 +77,8 @@ class SentencesDemo(Demo):
     def plan(self, prices: PriceList) -> dict[str, Any]:
         """Of the longest, and in short of each."""
         self.planned, self.plans = plan_lengths(self.programs, prices, prices.p_error)
-        longest = self.plans[max(self.plans)]
-        print(longest.table(), file=sys.stderr)
-        by_length = {
-            str(n): {
-                "pbs_total": made.pbs_total,
-                "predicted_seconds": round(made.predicted_seconds, 3),
-            }
-            for n, made in self.plans.items()
-        }
-        return {**longest.to_json(), "by_length": by_length}
+        print(self.plans[max(self.plans)].table(), file=sys.stderr)
+        return lengths_to_json(self.plans)
 
     def compile(self, folder: Path) -> None:
         """One module: a function a length, under one set of keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torusformer.fhe_compile import Plan, Program
 from torusformer.fhe_compile.circuit.circuit import Module, compile_functions
@@ -15,6 +16,7 @@ from torusformer.fhe_compile.deployment.shared_keys import SharedKeys
 from torusformer.fhe_compile.prices.cost import PriceList
 from torusformer.models.tokenizer import Tokenizer
 from torusformer.progress import Progress
+from torusformer.tables import table
 
 _PROGRAM = re.compile(r"program\.([1-9]\d{0,4})\.onnx")
 
@@ -32,6 +34,28 @@ def plan_lengths(
     """All lengths planned together, since they share keys; and the plan of each."""
     planned = plan_module({length_name(n): p for n, p in programs.items()}, None, prices, p_error)
     return planned, {n: planned.functions[length_name(n)] for n in programs}
+
+
+def lengths_to_json(plans: Mapping[int, Plan]) -> dict[str, Any]:
+    """The plan of the longest, and in short of each `by_length`."""
+    by_length = {
+        str(n): {
+            "pbs_total": made.pbs_total,
+            "predicted_seconds": round(made.predicted_seconds, 3),
+        }
+        for n, made in plans.items()
+    }
+    return {**plans[max(plans)].to_json(), "by_length": by_length}
+
+
+def lengths_text(plans: Mapping[int, Plan]) -> str:
+    """The plan of the longest, and a row a length."""
+    rows = [(n, made.pbs_total, f"{made.predicted_seconds:.1f}") for n, made in plans.items()]
+    longest = max(plans)
+    costs = table(("length", "bootstraps", "seconds"), rows)
+    return (
+        f"{plans[longest].table()}\n\nof {longest} pieces; keys are those of all lengths\n\n{costs}"
+    )
 
 
 def compile_lengths(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -352,6 +353,25 @@ def test_lower_and_compile_by_themselves(run: Path, files: Path, tmp_path: Path)
     assert "--tokenizer is for a folder" in refused(
         f"compile {out}/program.2.onnx --tokenizer {files} --out {deployment}"
     )
+
+
+@pytest.mark.slow
+def test_a_folder_of_lengths_is_planned(run: Path, tmp_path: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    picture = tmp_path / "bars.png"
+    found = printed(f"plan {run} --chart --png {picture}")
+    assert found.keys() == report["plan"].keys()  # whose seconds are those of a probe
+    for n, made in report["plan"]["by_length"].items():
+        assert found["by_length"][n]["pbs_total"] == made["pbs_total"]
+    assert picture.is_file()
+    said = say(f"plan {run} --chart").out
+    for n, made in report["plan"]["by_length"].items():
+        assert re.search(rf"\n *{n} +{made['pbs_total']} ", said)
+        assert f"{n} pieces\n" in said
+    for more in ("--open-loop", f"--compare {run}/program.2.onnx"):
+        assert (
+            "leave out --open-loop" in (why := refused(f"plan {run} {more}")) or "give one" in why
+        )
 
 
 def test_demo_without_texts_asks_for_them(tmp_path: Path) -> None:

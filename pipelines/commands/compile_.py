@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> Outcome:
     """Compile."""
     from torusformer.fhe_compile import compile_plan, load_program, plan, save_deployment
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
+    from torusformer.pipelines.lengths import program_files
 
-    if args.program.is_dir() and is_lengths(args.program):
+    if args.program.is_dir() and program_files(args.program):
         return _compile_lengths(args)
     if args.tokenizer:
         raise InputError("--tokenizer is for a folder of programs of texts; leave it out")
@@ -119,18 +120,11 @@ def _keys_of(folder: Path | None) -> SharedKeys | None:
     return None if folder is None else shared_keys(folder)
 
 
-def is_lengths(folder: Path) -> bool:
-    """Whether it holds `program.8.onnx` or of another length, and is no decoder."""
-    from torusformer.pipelines.lengths import program_files
-
-    return bool(program_files(folder))
-
-
 def _compile_lengths(args: argparse.Namespace) -> Outcome:
     """All lengths of a model of texts, under one set of keys."""
     from torusformer.fhe_compile.deployment.lengths import LengthsInterface
     from torusformer.fhe_compile.prices.failure import parse_p_error, show_p_error
-    from torusformer.pipelines.lengths import compile_lengths, plan_lengths
+    from torusformer.pipelines.lengths import compile_lengths, lengths_to_json, plan_lengths
     from torusformer.pipelines.sentences import of_programs
 
     refuse_open_loop(args)
@@ -143,13 +137,7 @@ def _compile_lengths(args: argparse.Namespace) -> Outcome:
     planned, plans = plan_lengths(sentences.programs, prices, p_error)
     module = compile_lengths(planned, args.out, sentences.tokenizer, args.sign, keys)
     key_bytes = module.key_bytes
-    lengths = {
-        str(n): {
-            "pbs_total": made.pbs_total,
-            "predicted_seconds": round(made.predicted_seconds, 3),
-        }
-        for n, made in plans.items()
-    }
+    lengths = lengths_to_json(plans)["by_length"]
     data = {
         "deployment": str(args.out), "lengths": lengths, "key_bytes": key_bytes, "p_error": p_error,
     }  # fmt: skip

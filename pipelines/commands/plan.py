@@ -35,7 +35,7 @@ def add(subparsers: Subparsers) -> argparse.ArgumentParser:
         type=Path,
         metavar="PROGRAM",
         nargs="?",
-        help="program.onnx, or the folder of a decoder",
+        help="program.onnx, or the folder of a decoder, or of program.8.onnx and other lengths",
     )
     parser.add_argument(
         "--config",
@@ -84,12 +84,15 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile.prices.failure import parse_p_error
     from torusformer.fhe_compile.tfhe.compare import compare, compare_table
     from torusformer.pipelines.chart import save_chart, terminal_chart
+    from torusformer.pipelines.lengths import program_files
 
     _refuse_mixed(args)
     prices = noted_prices("plan", parse_p_error(args.p_error), args.prices)
     if args.config is not None:
         return _plan_shape(args, prices)
     if args.program.is_dir():
+        if program_files(args.program):
+            return _plan_lengths(args, prices)
         return _plan_steps(args, prices)
     refuse_open_loop(args)
     paths = [args.program, *([args.compare] if args.compare else [])]
@@ -143,3 +146,25 @@ def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
     decoder = load_decoder(args.program)
     planned = plan_decoder(decoder if args.open_loop else decoder.with_picking(), prices)
     return Outcome(plan_to_json(planned), plan_text(planned))
+
+
+def _plan_lengths(args: argparse.Namespace, prices: PriceList) -> Outcome:
+    from torusformer.fhe_compile import load_program
+    from torusformer.pipelines.chart import save_chart, terminal_chart
+    from torusformer.pipelines.lengths import (
+        lengths_text,
+        lengths_to_json,
+        plan_lengths,
+        program_files,
+    )
+
+    refuse_open_loop(args)
+    if args.compare:
+        raise InputError("--compare is of two programs; give one of each folder")
+    programs = {n: load_program(path) for n, path in program_files(args.program).items()}
+    _, plans = plan_lengths(programs, prices, prices.p_error)
+    named = [(f"{n} pieces", made) for n, made in plans.items()]
+    if args.png:
+        save_chart(named, args.png)
+    charts = [f"{name}\n{terminal_chart(made)}" for name, made in named] if args.chart else []
+    return Outcome(lengths_to_json(plans), "\n\n".join([lengths_text(plans), *charts]))
