@@ -58,7 +58,7 @@ class _State:
 def _answer(pipe: Connection, work: Callable[..., list[bytes]], *given: Any) -> None:
     try:
         answer = [DONE, *work(*given)]
-    except (RuntimeError, ValueError, MemoryError) as error:  # what Concrete's bindings raise
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:  # of Concrete, or a full disk
         answer = [REFUSED, f"{type(error).__name__}: {error}".encode()]
     send_pieces(pipe, answer)
 
@@ -72,7 +72,7 @@ def main(descriptor: int) -> None:
         _answer(pipe, state.load, *receive_pieces(pipe))
         while True:
             _answer(pipe, state.run, *receive_pieces(pipe))
-    except (EOFError, ConnectionError):  # the parent is done, or gone
+    except (EOFError, OSError):  # the parent is done, or gone, within a message too
         return
 
 

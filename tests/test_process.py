@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,15 @@ def test_a_process_that_hangs_is_stopped(vmstat: Path, size: int) -> None:
 def test_a_time_limit_is_a_number_of_seconds(seconds: float) -> None:
     with pytest.raises(InputError, match=r"a time limit of .* s; give seconds above 0"):
         Process("the process", time_limit=seconds)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\0", struct.pack("!i", 100), struct.pack("!i", 100) + b"x"]
+)
+def test_whose_parent_is_killed_ends_in_silence(
+    child: Process, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.write(child.pipe.fileno(), sent)
+    child.pipe.close()
+    assert child.inner.wait(timeout=60) == 0
+    assert capfd.readouterr().err == ""
