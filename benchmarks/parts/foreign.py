@@ -181,7 +181,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     ]
     mlp = bench.keep("mlp784", mlp784, 1 if bench.quick else 30)
     bench.say(f"mlp784: {mlp['encrypted']['seconds']} s encrypted")
-    simulate, encrypt = (1, 1) if bench.quick else (125, 50)
+    simulate, encrypt = (1, 1) if bench.quick else (130, 60)
     seeds = range(SEED, SEED + 40_000, 10_000)
     made = [bench.keep(f"simulated.{seed}", generated, simulate, 0, seed) for seed in seeds]
     made.append(bench.keep("encrypted", generated, 0, encrypt, SEED))
