@@ -11,48 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from tests.foreign_checks import IMAGE, check, image, kernel
 from tests.foreign_models import foreign_model
 from tests.qonnx_graphs import DOMAINS, GraphMaker, runtime_outputs
-from torusformer import ArtifactError, InputError, LoweringError
+from torusformer import ArtifactError, LoweringError
 from torusformer.fhe_compile import compile_program, load_program, lower
 from torusformer.fhe_compile.frontend.endings import LEFT_TO_CLIENT
 from torusformer.fhe_compile.program.interpret import interpret
-from torusformer.fhe_compile.program.nodes import Max, Program, Round, Table
+from torusformer.fhe_compile.program.nodes import Max, Round, Table
 from torusformer.fhe_compile.program.ports import dequantize_array, quantize_array
 from torusformer.pipelines.cli import main
-
-IMAGE = (1, 2, 6, 5)
-
-
-def check(model: onnx.ModelProto, samples: int = 4, **said: Any) -> Program:
-    """Each node by its runtime = the program, on samples; ranges hold."""
-    program = lower(model, **said)
-    (port,) = program.inputs
-    kind = model.graph.input[0].type.tensor_type.elem_type
-    rng = np.random.default_rng(0)
-    ranges = program.ranges
-    for _ in range(samples):
-        x = rng.normal(0, 2, port.shape).astype(np.float32)
-        if kind != TensorProto.FLOAT or said or model.graph.quantization_annotation:
-            x = dequantize_array(port, rng.integers(port.lo, port.hi + 1, port.shape))
-        values = interpret(program, {port.name: quantize_array(port, x)})
-        for name, value in values.items():
-            assert (value >= ranges[name].lo).all() and (value <= ranges[name].hi).all(), name
-        for out, expected in zip(program.outputs, runtime_outputs(model, x), strict=True):
-            found = dequantize_array(out, values[out.name])
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    return program
-
-
-def image(seed: int = 0, shape: tuple[int, ...] = IMAGE) -> tuple[GraphMaker, str]:
-    g = GraphMaker(shape)
-    g.rng = np.random.default_rng(seed)
-    return g, g.quant("x", 0.53, 3)
-
-
-def kernel(g: GraphMaker, *shape: int, scale: Any = None) -> str:
-    scale = g.rng.uniform(0.2, 0.4, (shape[0], *(1 for _ in shape[1:]))) if scale is None else scale
-    return g.weight(g.rng.integers(-3, 4, shape), scale)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -333,77 +301,6 @@ def test_batch_norm_in_training_is_refused(way: str) -> None:
         g.nodes[-1].output.extend(["mean", "variance"])
     with pytest.raises(LoweringError, match=r"net \(BatchNormalization\).*model.eval"):
         lower(g.model(y))
-
-
-def headless(kind: int = TensorProto.FLOAT, annotation: str = "") -> onnx.ModelProto:
-    """A model whose first operator is a linear layer."""
-    g = GraphMaker((1, 4), kind)
-    x = g.op("Cast", "x", to=TensorProto.FLOAT) if kind != TensorProto.FLOAT else "x"
-    rng = np.random.default_rng(0)
-    y = g.op("Gemm", x, g.const(rng.integers(-1, 2, (4, 3)) * 0.25), g.const([0.1, 0.2, 0.3]))
-    model = g.model(g.quant(g.op("Relu", y), 0.71, 3, signed=False))
-    if annotation:
-        entry = onnx.StringStringEntryProto(key="finn_datatype", value=annotation)
-        model.graph.quantization_annotation.append(
-            onnx.TensorAnnotation(tensor_name="x", quant_parameter_tensor_names=[entry])
-        )
-    return model
-
-
-@pytest.mark.parametrize("kind", [TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8])
-def test_an_integer_input_enters_as_it_is(kind: int) -> None:
-    check(headless(kind))
-
-
-@pytest.mark.parametrize(
-    "annotation", ["BIPOLAR", "BINARY", "TERNARY", "INT3", "UINT2", "FIXED<4,2>"]
-)
-def test_an_annotated_input_enters_as_it_is(annotation: str) -> None:
-    check(headless(annotation=annotation))
-
-
-def test_an_input_enters_as_the_caller_says() -> None:
-    model = headless()
-    with pytest.raises(LoweringError, match=r"net \(Gemm\).*before any quantizer.*--input-bits"):
-        lower(model)
-    program = check(model, input_bits=3, input_scale=0.5, input_signed=True)
-    assert (program.inputs[0].lo, program.inputs[0].hi) == (-4, 3)
-    samples = {"x": np.array([[0.0, 1.5, 0.3, 0.2]])}
-    program = check(model, input_bits=2, calibrate=samples)
-    assert (program.inputs[0].hi, float(program.inputs[0].scale)) == (3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("said", "cure"),
-    [
-        ({"input_bits": 3}, "--input-scale or --calibrate"),
-        ({"input_scale": 0.5}, "give --input-bits"),
-        ({"input_bits": 99, "input_scale": 0.5}, "from 1 to 16"),
-        ({"input_bits": 3, "input_scale": -1.0}, "above 0"),
-        ({"input_bits": 3, "calibrate": {"y": np.ones(3)}}, "none called 'x'"),
-        ({"input_bits": 3, "calibrate": {"x": np.array([np.nan])}}, "no finite numbers"),
-    ],
-)
-def test_what_is_said_of_an_input_has_to_make_sense(said: dict[str, Any], cure: str) -> None:
-    with pytest.raises(InputError, match=cure):
-        lower(headless(), **said)
-
-
-def test_input_bits_of_a_model_that_quantizes_its_input_are_refused() -> None:
-    g, x = image()
-    with pytest.raises(InputError, match="quantizes its own"):
-        lower(g.model(x), input_bits=3, input_scale=0.5)
-
-
-def test_a_normalized_and_clipped_input_is_the_clients_work() -> None:
-    g = GraphMaker(IMAGE)
-    x = g.op("Div", g.op("Sub", "x", g.const([[[0.3]], [[0.1]]])), g.const([[[0.5]], [[0.7]]]))
-    y = g.op("Transpose", g.quant(x, 0.43, 4), perm=[0, 2, 3, 1])
-    program = check(g.model(y))
-    assert program.inputs[0].scale.shape == (1, 2, 1, 1)
-    g = GraphMaker(IMAGE)
-    program = check(g.model(g.quant(g.op("Relu", "x"), 0.5, 3)))
-    assert (program.inputs[0].lo, program.inputs[0].hi) == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from brevitas.quant import (
 )
 from torch import nn
 
-from tests.test_foreign import check
+from tests.foreign_checks import check
 
 IMAGE = (1, 1, 8, 8)
 
