@@ -92,11 +92,19 @@ def _tokenizer(train: Texts, options: TextOptions) -> tuple[Tokenizer, LabelArra
     if options.template:
         return whole, np.arange(len(whole.vocabulary)), ((), ())
     marked = Tokenizer.load(options.tokenizer, template=True)
-    before, behind = marked.marks_around(train.texts[0], whole)
-    marks = (tuple(before), tuple(behind))
+    marks = _marks(marked.ids(train.texts[0]), whole.ids(train.texts[0]))
     if not prunable(whole):
         return whole, np.arange(len(whole.vocabulary)), marks
     return *pruned(whole, train.texts), marks
+
+
+def _marks(marked: Sequence[int], bare: Sequence[int]) -> Marks:
+    """What stands around the pieces of a text; nothing where those change as well."""
+    for before in range(len(marked) - len(bare) + 1):
+        behind = before + len(bare)
+        if marked[before:behind] == bare:
+            return tuple(marked[:before]), tuple(marked[behind:])
+    return (), ()
 
 
 def held_out(data: Path | None, test: Path | None) -> Texts:

@@ -178,13 +178,6 @@ class Tokenizer:
             raise InputError(f"{_shown(text)} holds no piece that the tokenizer knows; give words")
         return found
 
-    def marks_around(self, text: str, plain: Tokenizer) -> tuple[list[int], list[int]]:
-        """What it puts before and behind a text that the same one without a template reads too."""
-        marked, bare = self.ids(text), plain.ids(text)
-        more = len(marked) - len(bare)
-        before = next((i for i in range(more + 1) if marked[i : i + len(bare)] == bare), 0)
-        return marked[:before], marked[before + len(bare) :] if more else []
-
     def rows(
         self, texts: Iterable[str], tokens: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,6 @@ def run(args: argparse.Namespace) -> Outcome:
     from torusformer.fhe_compile import load_program, plan
     from torusformer.fhe_compile.prices.failure import parse_p_error
     from torusformer.fhe_compile.tfhe.compare import compare, compare_table
-    from torusformer.pipelines.chart import save_chart, terminal_chart
     from torusformer.pipelines.lengths import program_files
 
     _refuse_mixed(args)
@@ -97,8 +97,6 @@ def run(args: argparse.Namespace) -> Outcome:
     refuse_open_loop(args)
     paths = [args.program, *([args.compare] if args.compare else [])]
     plans: list[tuple[str, Plan]] = [(str(p), plan(load_program(p), prices)) for p in paths]
-    if args.png:
-        save_chart(plans, args.png)
     data: dict[str, Any] = plans[0][1].to_json()
     texts = [plans[0][1].table()]
     if args.compare:
@@ -106,10 +104,18 @@ def run(args: argparse.Namespace) -> Outcome:
         rows = compare(first, second)
         data |= {"compared_with": second.to_json(), "by_layer": [row.to_json() for row in rows]}
         texts = [compare_table(rows, (name, other))]
-    if args.chart:
-        titled = len(plans) > 1
-        texts += [(f"{n}\n" if titled else "") + terminal_chart(made) for n, made in plans]
-    return Outcome(data, "\n\n".join(texts))
+    return Outcome(data, "\n\n".join([*texts, *_charts(args, plans)]))
+
+
+def _charts(args: argparse.Namespace, plans: Sequence[tuple[str, Plan]]) -> list[str]:
+    """The bars that are asked for: the picture is saved, those for the terminal are given."""
+    from torusformer.pipelines.chart import save_chart, terminal_chart
+
+    if args.png:
+        save_chart(plans, args.png)
+    titled = len(plans) > 1
+    asked = plans if args.chart else ()
+    return [(f"{name}\n" if titled else "") + terminal_chart(made) for name, made in asked]
 
 
 SHAPE_OPTIONS = ("tokens", "hidden", "bits", "sum_bits", "sums")
@@ -150,7 +156,6 @@ def _plan_steps(args: argparse.Namespace, prices: PriceList) -> Outcome:
 
 def _plan_lengths(args: argparse.Namespace, prices: PriceList) -> Outcome:
     from torusformer.fhe_compile import load_program
-    from torusformer.pipelines.chart import save_chart, terminal_chart
     from torusformer.pipelines.lengths import (
         lengths_text,
         lengths_to_json,
@@ -164,7 +169,5 @@ def _plan_lengths(args: argparse.Namespace, prices: PriceList) -> Outcome:
     programs = {n: load_program(path) for n, path in program_files(args.program).items()}
     _, plans = plan_lengths(programs, prices, prices.p_error)
     named = [(f"{n} pieces", made) for n, made in plans.items()]
-    if args.png:
-        save_chart(named, args.png)
-    charts = [f"{name}\n{terminal_chart(made)}" for name, made in named] if args.chart else []
-    return Outcome(lengths_to_json(plans), "\n\n".join([lengths_text(plans), *charts]))
+    texts = [lengths_text(plans), *_charts(args, named)]
+    return Outcome(lengths_to_json(plans), "\n\n".join(texts))
