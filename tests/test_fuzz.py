@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from tests.fuzz import KINDS, pool
 from tests.fuzz.__main__ import main, seeds
 from tests.fuzz.case import Case
+from tests.fuzz.programs import VALUES, mutate_json
 from torusformer import InputError
 
 CASES = 500
@@ -25,6 +28,16 @@ def test_nothing_hostile_is_a_fault() -> None:
     assert len(results) == CASES
     refused = Counter(result.kind for result in results if result.outcome == "refused")
     assert refused.keys() == KINDS.keys()  # each kind meets what it is about
+
+
+def test_a_case_does_not_change_those_after_it() -> None:
+    before = repr(VALUES)
+    for seed in range(300):
+        draw, value = random.Random(seed), {"a": [1, {"b": 2}], "c": {}}
+        for _ in range(8):
+            mutate_json(value, draw)
+        json.dumps(value)  # not of itself
+    assert repr(VALUES) == before
 
 
 def _refuse() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
 from torusformer import InputError
 from torusformer.serving import process
+from torusformer.serving.child import REFUSED, _answer, receive_pieces
 from torusformer.serving.process import Process, WorkerError
 
 
@@ -105,3 +108,13 @@ def test_whose_parent_is_killed_ends_in_silence(
     child.pipe.close()
     assert child.inner.wait(timeout=60) == 0
     assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_is_an_answer() -> None:
+    def full() -> list[bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    here, there = Pipe()
+    _answer(there, full)
+    state, said = receive_pieces(here)
+    assert (state, said) == (REFUSED, b"OSError: [Errno 28] No space left on device")
