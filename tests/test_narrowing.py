@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.commands import printed, refused, say
+from tests.programs import Builder
 from tests.qonnx_graphs import GraphMaker
 from torusformer import InputError
 from torusformer.fhe_compile import (
@@ -138,6 +140,25 @@ def test_within_a_budget_it_is_cheaper_and_says_so() -> None:
         assert told["layers"][x.layer] == {"bits": [x.bits_before, x.bits_after], "how": x.how}
         assert x.bits_after < x.bits_before
         assert x.layer in str(found)
+
+
+def test_columns_of_one_table_keep_different_bits() -> None:
+    """Any of eight sums may be 63; on samples four are, and four stay below eight."""
+    b = Builder(Port("x", (1, 8), 0, 7, np.array(0.5)))
+    b.add(Linear("sums", "up", ("x",), 8 * np.eye(8, dtype=np.int64) + np.eye(8, k=1, dtype=int)))
+    b.table("act", "up", "sums", lambda n: n // 5)
+    rng = np.random.default_rng(1)
+    b.add(Linear("y", "down", ("act",), rng.integers(-2, 3, (8, 3))))
+    samples = [{"x": rng.integers(0, np.where(np.arange(8) < 4, 8, 1), (1, 8))} for _ in range(60)]
+    program = b.program("y")
+    found = narrow(program, samples, within=0.0)
+    assert found.lost == 0.0
+    assert all(np.array_equal(*(answers(p, x) for p in (program, found.program))) for x in samples)
+    (layer,) = found.layers
+    assert layer.tables == 4
+    assert layer.bits == "6 -> 3"
+    assert max(found.after.pbs_by_bit_width) == 6
+    assert replace(layer, bits_after=5).bits == "6 -> 3-5"
 
 
 def test_no_budget_changes_no_answer() -> None:

@@ -87,6 +87,17 @@ def split_concats() -> Program:
     return b.program("y")
 
 
+def split_columns() -> Program:
+    """Of eight sums two are wide."""
+    b = Builder(X)
+    weight = np.eye(4, 8, dtype=np.int64) + np.eye(4, 8, 4, dtype=np.int64)
+    weight[:, 1], weight[:, 6] = (9, 2, 1, 3), (1, 8, 3, 1)
+    b.add(Linear("a", "l", ("x",), weight))
+    b.table("t", "l", "a", lambda n: n % 5)
+    b.add(Linear("y", "l", ("t",), np.eye(8, 2, dtype=np.int64)[[1, 0, 2, 3, 1, 4, 0, 5]]))
+    return b.program("y")
+
+
 def sink_rounds() -> Program:
     b = Builder(Port("x", (2, 4), 0, 15))
     b.add(Round("r", "l", ("x",), 2))
@@ -200,6 +211,7 @@ EXAMPLES = {
     "remove_dead_channels": remove_dead_channels,
     "remove_common_factors": remove_common_factors,
     "split_concats": split_concats,
+    "split_columns": split_columns,
     "sink_rounds": sink_rounds,
     "centre_rows": centre_rows,
     "fuse_tables": fuse_tables,
@@ -301,6 +313,7 @@ SAVES = {
     "narrow_clips": "predicted_seconds",
     "refresh_shared": "predicted_seconds",
     "refresh_outputs": "predicted_seconds",
+    "split_columns": "predicted_seconds",
     "split_outputs": "predicted_seconds",
 }
 

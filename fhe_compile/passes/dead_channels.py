@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.table_channels import columns_of
 from torusformer.fhe_compile.program.nodes import (
     AddConst,
     Concat,
-    IntArray,
     Linear,
     Node,
     Program,
@@ -132,14 +132,9 @@ def _shrunk(node: Node, keep: dict[str, Mask]) -> Node:
         case Linear():
             return replace(node, weight=node.weight[keep[node.inputs[0]]][:, mask])
         case AddConst():
-            return replace(node, value=_channels(node.value, mask))
+            return replace(node, value=columns_of(node.value, mask, mask.size))
         case Scale():
-            return replace(node, factor=_channels(node.factor, mask))
+            return replace(node, factor=columns_of(node.factor, mask, mask.size))
         case Table():
-            return replace(node, offset=_channels(node.offset, mask))
+            return replace(node, offset=columns_of(node.offset, mask, mask.size))
     return node
-
-
-def _channels(array: IntArray, mask: Mask) -> IntArray:
-    """Of an array that broadcasts over the channels, those that stay."""
-    return array[..., mask] if array.ndim and array.shape[-1] == mask.size > 1 else array

@@ -28,6 +28,7 @@ from torusformer.fhe_compile.passes.refresh import (
 )
 from torusformer.fhe_compile.passes.refresh_wires import refresh_wires
 from torusformer.fhe_compile.passes.sink_rounds import sink_rounds
+from torusformer.fhe_compile.passes.split_columns import split_columns
 from torusformer.fhe_compile.passes.split_concats import split_concats
 from torusformer.fhe_compile.passes.split_outputs import split_outputs
 from torusformer.fhe_compile.passes.tile_products import tile_products
@@ -73,6 +74,7 @@ PASSES = (
     Pass(merge_common_values, "optional"),
     Pass(remove_dead_nodes, "optional"),
     Pass(fuse_tables, "optional"),
+    Pass(split_columns, "optional"),
     Pass(refresh_shared, "trial"),
     Pass(refresh_selected, "trial"),
     Pass(refresh_outputs, "trial"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,3 +93,8 @@ def compact(array: IntArray) -> IntArray:
         if (array == first).all():
             array = first
     return array.reshape(()) if array.size == 1 else array
+
+
+def columns_of(array: IntArray, some: NDArray[Any], columns: int) -> IntArray:
+    """Of an array that broadcasts over so many columns (the last axis), some: indices or a mask."""
+    return array[..., some] if array.ndim and array.shape[-1] == columns > 1 else array

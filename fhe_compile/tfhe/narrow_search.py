@@ -57,7 +57,8 @@ class NarrowSearch:
         self.program, self.answers, self._found = program, answers, found
         tables = [node for node in program.nodes if isinstance(node, Table)]
         self._tags = {node.name: tag_of(node) for node in tables}
-        expanded = expand(program, PassOptions(prices), without=["narrow_clips"])[PLAIN]
+        whole = ["narrow_clips", "split_columns"]  # tables keep their names
+        expanded = expand(program, PassOptions(prices), without=whole)[PLAIN]
         self._prices = CoupledPrices(encode(expanded), prices)
         multiplied = _multiplied(program)
         self.ways: dict[str, list[Way]] = {}

@@ -24,9 +24,11 @@ from torusformer.fhe_compile.passes.fold_constants import fold_constants
 from torusformer.fhe_compile.passes.fuse_tables import fuse_tables
 from torusformer.fhe_compile.passes.narrow_sums import Found, Narrowing, narrow_sums, widths_read
 from torusformer.fhe_compile.passes.options import PassOptions
+from torusformer.fhe_compile.passes.split_columns import cut
 from torusformer.fhe_compile.prices.cost import PriceList, load_prices
 from torusformer.fhe_compile.program.nodes import Program, Table
 from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept, Sample, corrected
+from torusformer.fhe_compile.tfhe.narrow_columns import join, sensitive_columns
 from torusformer.fhe_compile.tfhe.narrow_search import NarrowSearch
 from torusformer.fhe_compile.tfhe.plan import Plan, plan
 from torusformer.tables import table
@@ -42,9 +44,9 @@ _CLEANING = (
 class NarrowedLayer:
     """What one layer lost and saved.
 
-    Bits are those of the widest of its tables. `how`: its sums are "rounded" or "wrapped", or some
-    of them, or all, both. `lost`: the loss (`AnswersKept`) when this
-    layer alone is narrowed; None without samples.
+    Bits are those of the widest of its tables, `narrowest` those of another, afterwards. `how`: its
+    sums are "rounded" or "wrapped", or some of them, or all, both. `lost`: the loss
+    (`AnswersKept`) when this layer alone is narrowed; None without samples.
     """
 
     layer: str
@@ -54,7 +56,14 @@ class NarrowedLayer:
     seconds_before: float
     seconds_after: float
     how: str
+    narrowest: int
     lost: float | None = None
+
+    @property
+    def bits(self) -> str:
+        """Before and after, for people."""
+        least = f"{self.narrowest}-" if self.narrowest < self.bits_after else ""
+        return f"{self.bits_before} -> {least}{self.bits_after}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class Narrowed:
             [
                 x.layer,
                 f"{x.tables:,}",
-                f"{x.bits_before} -> {x.bits_after}",
+                x.bits,
                 x.how,
                 f"{x.seconds_before:.1f} -> {x.seconds_after:.1f}",
             ]
@@ -143,27 +152,35 @@ def narrow(
         raise InputError(f"within is {within}; it is a share of answers from 0 to 1, say 0.01")
     if within is not None and not samples:
         raise InputError("within is about answers on samples, and there are none; give some")
-    search = _Search(program, samples, prices or load_prices(), reference)
-    return search.narrowed(search.alike(bits) if within is None else search.within(within, bits))
+    prices = prices or load_prices()
+    clean = program
+    for rewrite in _CLEANING:  # bits are counted as they will be read
+        clean = rewrite(clean, PassOptions(prices))
+    answers = AnswersKept(clean, samples, reference) if samples else None
+    whole = _Search(program, clean, answers, prices)
+    if within is None or answers is None:
+        return whole.narrowed(whole.alike(bits))
+    chosen = whole.within(within, bits)
+    if groups := sensitive_columns(clean, answers, prices):
+        apart = cut(clean, groups)
+        search = _Search(program, apart, AnswersKept(apart, samples, reference), prices)
+        joined = join(clean, groups, search.within(within, bits))
+        columns = _Search(
+            program, joined.program, AnswersKept(joined.program, samples, reference), prices
+        )
+        if columns.seconds(joined.chosen) < whole.seconds(chosen):
+            return columns.narrowed(joined.chosen)
+    return whole.narrowed(chosen)
 
 
 class _Search:
     """Programs with tables narrowed: `chosen` by their names, only those that are."""
 
     def __init__(
-        self,
-        program: Program,
-        samples: Sequence[Sample],
-        prices: PriceList,
-        reference: Mapping[str, NDArray[np.float64]] | None,
+        self, program: Program, clean: Program, answers: AnswersKept | None, prices: PriceList
     ) -> None:
-        self.program, self.prices = program, prices
-        options = PassOptions(prices)
-        clean = program
-        for rewrite in _CLEANING:  # bits are counted as they will be read
-            clean = rewrite(clean, options)
-        self.clean = clean
-        self.answers = AnswersKept(clean, samples, reference) if samples else None
+        """`clean` computes what `program` does."""
+        self.program, self.clean, self.answers, self.prices = program, clean, answers, prices
         self.read = widths_read(clean)
         self.layers: dict[str, list[str]] = {}  # names of tables
         for node in clean.nodes:
@@ -190,8 +207,11 @@ class _Search:
         assert self.answers is not None
         search = NarrowSearch(self.clean, self.answers, self.prices, self._found, most)
         found, asked = search.within(budget), self.alike(most)
-        seconds = [plan(self.made(way), self.prices).predicted_seconds for way in (found, asked)]
-        return found if found and (asked or seconds[0] < seconds[1]) else asked
+        return found if found and (asked or self.seconds(found) < self.seconds(asked)) else asked
+
+    def seconds(self, chosen: Mapping[str, Narrowing]) -> float:
+        """What the plan says."""
+        return plan(self.made(chosen), self.prices).predicted_seconds
 
     def narrowed(self, chosen: Mapping[str, Narrowing]) -> Narrowed:
         """What it is and what it costs; the program's metadata say so, too."""
@@ -212,6 +232,7 @@ class _Search:
                     round(before.seconds_by_layer.get(layer, 0.0), 3),
                     round(after.seconds_by_layer.get(layer, 0.0), 3),
                     _how(list(to.values())),
+                    min(way.bits for way in to.values()),
                     answers.loss(self.made(to, correct=True)) if answers else None,
                 )
             )
