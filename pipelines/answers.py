@@ -98,7 +98,7 @@ class Answerer:
         """One timed run, dequantized; a classifier's largest logit is named."""
         start = time.monotonic()
         q_y = self.call(q_x)
-        return self._answer(q_y, time.monotonic() - start)
+        return self.meant(q_y, time.monotonic() - start)
 
     def answer_all(self, samples: Sequence[Integers], label: str) -> Answers:
         """All samples, one after the other unless a subclass knows better."""
@@ -106,7 +106,8 @@ class Answerer:
         rows = tuple(self.answer(q_x) for q_x in track(samples, label))
         return Answers(rows, time.monotonic() - start)
 
-    def _answer(self, q_y: Integers, seconds: float) -> Answer:
+    def meant(self, q_y: Integers, seconds: float) -> Answer:
+        """What output integers say, and how long they took."""
         reals = {port.name: dequantize_array(port, q_y[port.name]) for port in self.outputs}
         return Answer(q_y, reals, self._prediction(reals), seconds)
 
@@ -233,6 +234,6 @@ class DeployedInParallel(_Asking):
             progress = stack.enter_context(Progress(label, total=len(samples)))
             start, rows = time.monotonic(), []
             for reply in workers.run(self.client.encrypt(q_x) for q_x in samples):
-                rows.append(self._answer(self.client.decrypt(reply.message), reply.seconds))
+                rows.append(self.meant(self.client.decrypt(reply.message), reply.seconds))
                 progress.advance()
             return Answers(tuple(rows), time.monotonic() - start, jobs)

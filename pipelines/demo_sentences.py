@@ -17,7 +17,8 @@ from torusformer.pipelines.baselines import compared
 from torusformer.pipelines.console import percent, size
 from torusformer.pipelines.demo import DEPLOYMENT, Demo
 from torusformer.pipelines.lengths import compile_lengths, lengths_to_json, plan_lengths
-from torusformer.pipelines.sentences import Sentences, TextAnswer, of_deployment
+from torusformer.pipelines.sentences import Sentences, of_deployment
+from torusformer.pipelines.text_parties import TextAnswer
 from torusformer.pipelines.training import Recipe, Trained
 from torusformer.progress import track
 from torusformer.quantize import predict

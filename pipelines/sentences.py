@@ -22,36 +22,16 @@ from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.fhe_compile.prices.failure import EXACT
 from torusformer.folders import is_ours
 from torusformer.models.tokenizer import FILE, Tokenizer
-from torusformer.pipelines.answers import Answer, Answerer, Deployed, InProcess, Integers
+from torusformer.pipelines.answers import Answerer, Deployed, Faulty, InProcess, Integers
 from torusformer.pipelines.lengths import program_files
+from torusformer.pipelines.text_parties import DeployedLength, Parties, Shared, TextAnswer
 from torusformer.pipelines.values import to_integers
-from torusformer.progress import Progress, track
-from torusformer.serving import Client, LengthsClient, LengthsServer
+from torusformer.progress import track
+from torusformer.serving import Client, LengthsClient, LengthsServer, Server
 from torusformer.strict_json import parse_json
 
 KEY = "tokenizer"  # in a program's metadata
 Named = TypeVar("Named")
-
-
-@dataclass(frozen=True, eq=False)
-class TextAnswer:
-    """The answer to a text: how many `pieces` it has, and of which `length` the circuit was.
-
-    Bytes are those of the messages, None where nothing was encrypted.
-    """
-
-    pieces: int
-    length: int
-    answer: Answer
-    request_bytes: int | None = None
-    reply_bytes: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        data = {"pieces": self.pieces, "length": self.length, **self.answer.to_json()}
-        if self.request_bytes is not None:
-            data |= {"request_bytes": self.request_bytes, "reply_bytes": self.reply_bytes}
-        return data
 
 
 class Sentences:
@@ -63,9 +43,13 @@ class Sentences:
         lengths: Sequence[int],
         opened: Callable[[int], Answerer],
         programs: Mapping[int, Program] | None = None,
+        together: Shared | None = None,
     ) -> None:
-        """`opened` gives what answers texts of a length; `programs` are at hand, or not."""
-        self.programs = programs or {}
+        """`opened` gives what answers texts of a length; `programs` are at hand, or not.
+
+        Many texts are answered `together`, where that is given.
+        """
+        self.programs, self._together = programs or {}, together
         self.tokenizer, self.lengths = tokenizer, tuple(lengths)
         self._open, self._opened = opened, dict[int, Answerer]()
 
@@ -81,7 +65,13 @@ class Sentences:
         asked = [
             a.key_bytes for a in self._opened.values() if isinstance(a, Deployed | DeployedLength)
         ]
+        asked += [self._together.key_bytes] if self._together else []
         return asked[0] if asked else None
+
+    @property
+    def jobs(self) -> int:
+        """Server processes that share the work."""
+        return self._together.jobs if self._together else 1
 
     def ids(self, text: str, *, truncate: bool = False) -> list[int]:
         """The pieces of a text that fits, or, with `truncate`, those in front."""
@@ -101,9 +91,7 @@ class Sentences:
         """The answer to a text's pieces, by the shortest length that fits or a longer one."""
         length = length or self.length_for(len(ids))
         answerer = self.of_length(length)
-        (port,) = answerer.inputs
-        (q_x,) = to_integers(port, padded(ids, length, self.tokenizer.padding))
-        answer = answerer.answer({port.name: q_x})
+        answer = answerer.answer(self._integers(ids, length))
         if not isinstance(answerer, Deployed | DeployedLength):
             return TextAnswer(len(ids), length, answer)
         sent = answerer.request_bytes, answerer.reply_bytes
@@ -113,11 +101,21 @@ class Sentences:
         self, rows: Sequence[Sequence[int]], label: str
     ) -> tuple[list[TextAnswer], float]:
         """The answers to all, and the seconds that it took, without those of opening lengths."""
-        for ids in rows:
-            self.of_length(self.length_for(len(ids)))
+        lengths = [self.length_for(len(ids)) for ids in rows]
+        if self._together:
+            asked = [(n, self._integers(ids, n)) for n, ids in zip(lengths, rows, strict=True)]
+            return self._together.answer_all(asked, [len(ids) for ids in rows], label)
+        for length in lengths:
+            self.of_length(length)
         start = time.monotonic()
         answers = [self.answer(ids) for ids in track(rows, label)]
         return answers, time.monotonic() - start
+
+    def _integers(self, ids: Sequence[int], length: int) -> Integers:
+        """A text's pieces, filled up, as the input of a length."""
+        (port,) = (self._together or self).of_length(length).inputs
+        (q_x,) = to_integers(port, padded(ids, length, self.tokenizer.padding))
+        return {port.name: q_x}
 
 
 def padded(ids: Sequence[int], length: int, padding: int) -> NDArray[np.int64]:
@@ -126,9 +124,9 @@ def padded(ids: Sequence[int], length: int, padding: int) -> NDArray[np.int64]:
 
 
 def of_deployment(
-    folder: Path, trust: Path | None = None, tokenizer: Path | None = None
+    folder: Path, trust: Path | None = None, tokenizer: Path | None = None, jobs: int = 1
 ) -> Sentences:
-    """Encrypted, of a deployment of lengths or of one length."""
+    """Encrypted, of a deployment of lengths or of one length; `jobs` processes share the texts."""
     if is_of_lengths(folder):
         # What does not fit is refused before any keys are made, which takes long.
         client = LengthsClient(folder, trust)
@@ -136,6 +134,9 @@ def of_deployment(
         ports = {length: interface.input_of(length) for length in interface.lengths}
         known = {n: _Read.of([port], interface.metadata, folder) for n, port in ports.items()}
         found = _tokenizer(tokenizer, next(iter(known.values())), folder)
+        if jobs > 1:
+            shared = Shared(client, LengthsServer, folder, jobs, trust)
+            return Sentences(found, interface.lengths, shared.of_length, together=shared)
         made: list[Parties] = []
 
         def opened(length: int) -> Answerer:
@@ -143,41 +144,14 @@ def of_deployment(
             return DeployedLength(made[0], length)
 
         return Sentences(found, interface.lengths, opened)
-    single = Client(folder, trust).interface
+    alone = Client(folder, trust)
+    single = alone.interface
     read = _Read.of([encoded.port for encoded in single.inputs], single.metadata, folder)
     found = _tokenizer(tokenizer, read, folder)
+    if jobs > 1:
+        shared = Shared(alone, Server, folder, jobs, trust)
+        return Sentences(found, [read.tokens], shared.of_length, together=shared)
     return Sentences(found, [read.tokens], lambda _: Deployed(folder, trust))
-
-
-class Parties:
-    """Client and server of one deployment of lengths, and the keys that all lengths take."""
-
-    def __init__(self, client: LengthsClient, server: LengthsServer) -> None:
-        self.client, self.server = client, server
-        with Progress("make keys"):
-            client.keygen()
-            message = client.evaluation_keys()
-        self.key_bytes = len(message)
-        self.keys = server.load_keys(message)
-
-
-class DeployedLength(Answerer):
-    """One length, asked encrypted, as `Deployed`."""
-
-    def __init__(self, parties: Parties, length: int) -> None:
-        interface = parties.client.interface
-        ports = interface.input_of(length), interface.output_of(length)
-        super().__init__(ports[:1], ports[1:], interface.metadata)
-        self.parties, self.length, self.key_bytes = parties, length, parties.key_bytes
-        self.request_bytes = self.reply_bytes = 0
-
-    def call(self, q_x: Integers) -> Integers:
-        """Encrypt, run on the server's side, decrypt."""
-        (port,), (logits,) = self.inputs, self.outputs
-        question = self.parties.client.encrypt_integers(self.length, q_x[port.name])
-        reply = self.parties.server.run(question, self.parties.keys)
-        self.request_bytes, self.reply_bytes = len(question), len(reply)
-        return {logits.name: self.parties.client.decrypt(reply)}
 
 
 def is_of_lengths(folder: Path) -> bool:
@@ -186,9 +160,16 @@ def is_of_lengths(folder: Path) -> bool:
 
 
 def of_programs(
-    place: Path, mode: Mode = "disable", p_error: float = EXACT, tokenizer: Path | None = None
+    place: Path,
+    mode: Mode = "disable",
+    p_error: float = EXACT,
+    tokenizer: Path | None = None,
+    faults: int | None = None,
 ) -> Sentences:
-    """In the clear, simulated or compiled here, of a program or of a folder of `program.8.onnx`."""
+    """In the clear, simulated or compiled here, of a program or of a folder of `program.8.onnx`.
+
+    With `faults`, the seed of those, in the clear as if bootstraps failed with `p_error`.
+    """
     files = program_files(place) if place.is_dir() else {0: place}
     if not files:
         raise ArtifactError(f"{place}: holds no program.8.onnx or of another length; give such")
@@ -199,6 +180,8 @@ def of_programs(
     programs = _by_length(programs, known, found)
 
     def opened(length: int) -> Answerer:
+        if faults is not None:
+            return Faulty(programs[length], p_error, faults)
         return InProcess(programs[length], mode, p_error)
 
     return Sentences(found, tuple(programs), opened, programs)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from torusformer import InputError
-from torusformer.fhe_compile.circuit.circuit import ONLY
+from torusformer.serving.lengths import LengthsServer
 from torusformer.serving.process import TIME_LIMIT, Process, WorkerError
 from torusformer.serving.server import EvaluationKeys, Server
 
@@ -39,6 +39,7 @@ class Reply:
 class _Worker:
     keys: EvaluationKeys  # held, so that its process lives
     index: int = -1  # of the request it works on
+    function: str = ""  # that it asks for
     since: float = 0.0
 
     @property
@@ -47,7 +48,10 @@ class _Worker:
 
 
 class Workers:
-    """`jobs` server processes of one deployment, ready when the `with` block begins."""
+    """`jobs` server processes of one deployment, ready when the `with` block begins.
+
+    `kind` is the server's: `LengthsServer` for a deployment of several lengths.
+    """
 
     def __init__(
         self,
@@ -56,19 +60,22 @@ class Workers:
         jobs: int,
         trust: str | Path | None = None,
         time_limit: float = TIME_LIMIT,
+        kind: type[Server] | type[LengthsServer] = Server,
     ) -> None:
         if jobs < 1:
             raise InputError(f"jobs is {jobs}; give at least one worker process")
         self.folder, self.jobs, self._trust = Path(folder), jobs, trust
         self._time_limit = time_limit  # seconds for one request of one worker
-        self._evaluation_keys = evaluation_keys
+        self._evaluation_keys, self._kind = evaluation_keys, kind
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
         with ExitStack() as stack:
-            self._server = stack.enter_context(
-                Server(self.folder, self._trust, threads=1, time_limit=self._time_limit)
+            self._server: Server | LengthsServer
+            self._server = self._kind(
+                self.folder, self._trust, threads=1, time_limit=self._time_limit
             )
+            stack.callback(self._server.close)
             for number in range(1, self.jobs + 1):
                 what = f"worker {number} of {self.jobs}"
                 self._workers.append(_Worker(self._server.start_keys(self._evaluation_keys, what)))
@@ -109,7 +116,7 @@ class Workers:
             for pipe in wait(list(by_pipe)):
                 assert isinstance(pipe, Connection)
                 worker = by_pipe[pipe]
-                message = self._server.answer(worker.process.receive())
+                message = self._server.reply(worker.function, worker.process.receive())
                 early[worker.index] = Reply(message, time.monotonic() - worker.since)
                 if not self._give(worker, waiting):
                     busy.remove(worker)
@@ -122,8 +129,9 @@ class Workers:
         index, request = next(waiting, (-1, b""))
         if index < 0:
             return False
-        worker.index, worker.since = index, time.monotonic()
-        worker.process.send([ONLY.encode(), *self._server.arguments(request)])
+        call = self._server.call(request)
+        worker.index, worker.since, worker.function = index, time.monotonic(), call.function
+        worker.process.send([call.function.encode(), *call.arguments])
         return True
 
     def _stop(self) -> None:

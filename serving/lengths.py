@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torusformer.fhe_compile.program.ports import check_array, dequantize_array,
 from torusformer.serving.client import KeyHolder
 from torusformer.serving.messages import Kind, pack, read_head, unpack
 from torusformer.serving.process import TIME_LIMIT
-from torusformer.serving.server import EvaluationKeys, Evaluator
+from torusformer.serving.server import Answering, Call
 
 
 class LengthsClient(KeyHolder[LengthsInterface]):
@@ -60,7 +61,7 @@ class LengthsClient(KeyHolder[LengthsInterface]):
         return dequantize_array(self.interface.output_of(self.interface.lengths[0]), q_y)
 
 
-class LengthsServer(Evaluator[LengthsInterface]):
+class LengthsServer(Answering[LengthsInterface]):
     """Runs the length that a request asks for."""
 
     def __init__(
@@ -72,13 +73,17 @@ class LengthsServer(Evaluator[LengthsInterface]):
     ) -> None:
         super().__init__(LengthsInterface, folder, trust, threads, time_limit)
 
-    def run(self, inputs: bytes, keys: EvaluationKeys) -> bytes:
-        """The function of a client's message on what it holds; keys from `load_keys`."""
+    def call(self, inputs: bytes) -> Call:
+        """The function of a client's message on what it holds."""
         length, (value,) = _opened("inputs", self.interface, inputs)
-        name = self.interface.input_of(length).name
-        results = self._run(length_name(length), {name: value}, keys)
-        given = [results[self.interface.output_of(length).name]]
-        return _message("outputs", self.interface, length, given)
+        name = length_name(length)
+        return Call(name, self._arguments(name, {self.interface.input_of(length).name: value}))
+
+    def reply(self, function: str, results: Sequence[bytes]) -> bytes:
+        """The message with the logits of a length."""
+        length = next(n for n in self.interface.lengths if length_name(n) == function)
+        given = self._named(function, results)[self.interface.output_of(length).name]
+        return _message("outputs", self.interface, length, [given])
 
 
 def _message(kind: Kind, interface: LengthsInterface, length: int, parts: list[bytes]) -> bytes:

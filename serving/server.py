@@ -7,11 +7,12 @@ evaluation keys, which are read as such, and only by a process of their own that
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from torusformer import ArtifactError
 from torusformer.fhe_compile.circuit.circuit import ONLY
@@ -127,7 +128,37 @@ class Evaluator(Generic[Agreed]):
         return self._named(function, keys.process.ask(function, self._arguments(function, values)))
 
 
-class Server(Evaluator[Interface]):
+class Call(NamedTuple):
+    """What a client's message asks for: a function, and its ciphertexts, each checked."""
+
+    function: str
+    arguments: list[bytes]
+
+
+class Answering(Evaluator[Agreed]):
+    """Answers one message with one."""
+
+    @abstractmethod
+    def call(self, inputs: bytes) -> Call:
+        """What a client's message asks for."""
+
+    @abstractmethod
+    def reply(self, function: str, results: Sequence[bytes]) -> bytes:
+        """The message with what the function gave."""
+
+    def run(self, inputs: bytes, evaluation_keys: bytes | EvaluationKeys) -> bytes:
+        """The answer to a client's message; keys as bytes or from `load_keys`."""
+        call = self.call(inputs)
+        if isinstance(evaluation_keys, EvaluationKeys):
+            return self.reply(call.function, evaluation_keys.process.ask(*call))
+        keys = self.load_keys(evaluation_keys)
+        try:
+            return self.reply(call.function, keys.process.ask(*call))
+        finally:
+            keys.close()
+
+
+class Server(Answering[Interface]):
     """Runs one deployment's circuit on what clients send."""
 
     def __init__(
@@ -139,27 +170,16 @@ class Server(Evaluator[Interface]):
     ) -> None:
         super().__init__(Interface, folder, trust, threads, time_limit)
 
-    def run(self, inputs: bytes, evaluation_keys: bytes | EvaluationKeys) -> bytes:
-        """The circuit on a client's message; keys as bytes or from `load_keys`."""
-        arguments = self.arguments(inputs)
-        if isinstance(evaluation_keys, EvaluationKeys):
-            return self.answer(evaluation_keys.process.ask(ONLY, arguments))
-        keys = self.load_keys(evaluation_keys)
-        try:
-            return self.answer(keys.process.ask(ONLY, arguments))
-        finally:
-            keys.close()
-
-    def arguments(self, inputs: bytes) -> list[bytes]:
-        """The ciphertexts of a client's message, each checked."""
+    def call(self, inputs: bytes) -> Call:
+        """The circuit on a client's message."""
         parts, ports = unpack("inputs", self._circuit_id, inputs), self.interface.inputs
         if len(parts) != len(ports):
             raise ArtifactError(
                 f"the message holds {len(parts)} inputs, the circuit takes {len(ports)}"
             )
         names = [encoded.port.name for encoded in ports]
-        return self._arguments(ONLY, dict(zip(names, parts, strict=True)))
+        return Call(ONLY, self._arguments(ONLY, dict(zip(names, parts, strict=True))))
 
-    def answer(self, results: Sequence[bytes]) -> bytes:
+    def reply(self, function: str, results: Sequence[bytes]) -> bytes:
         """The message with what the circuit gave."""
-        return pack("outputs", self._circuit_id, [*self._named(ONLY, results).values()])
+        return pack("outputs", self._circuit_id, [*self._named(function, results).values()])

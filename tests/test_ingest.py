@@ -76,6 +76,15 @@ def test_gemm_and_left_constant() -> None:
     check(g.model(z))
 
 
+def test_sums_and_means_of_constants_are_constants() -> None:
+    g = GraphMaker((1, 4))
+    bias = g.op("Sum", g.const([0.1, 0.2, 0.3]), g.const([[0.5]]), g.const([1.0, 0.0, -1.0]))
+    mean = g.op("Mean", bias, g.const([0.7, 0.1, 0.0]))
+    y = g.op("Add", g.op("MatMul", g.quant("x", 0.5), g.weight(W)), mean)
+    program = check(g.model(g.quant(y, 0.31, 3)))
+    assert kinds(program) == ["Linear", "Table"]
+
+
 def test_rounding_by_a_power_of_two_becomes_a_round() -> None:
     g = GraphMaker((1, 4))
     acc = g.op("MatMul", g.quant("x", 0.5), g.weight(W))  # steps of 0.125

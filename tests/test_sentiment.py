@@ -309,11 +309,48 @@ def test_what_a_client_gets_wrong(run: Path, files: Path, tmp_path: Path) -> Non
     saved(tmp_path, {"model": {}})
     assert "is no tokenizer to use here" in refused(f"{asked} --tokenizer {tmp_path} --text good")
     assert printed(f"{asked} --tokenizer {files} --text good")["count"] == 1  # the checkpoint's own
-    assert "--jobs is not for texts" in refused(f"{asked} --jobs 2 --text good")
+    assert "give --deployment" in refused(f"run --program {run} --jobs 2 --text good")
     program = f"run --program {run}/program.4.onnx"
-    assert "--faults is not for texts" in refused(f"{program} --faults 0.1 --text good")
+    assert "--integers is not for texts" in refused(f"{program} --integers --text good")
     assert "--truncate" in refused(f"{program} --input x.npy --truncate")
     assert "give --data or --test" in refused(f"{program} --task sentiment")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["lengths", "one"])
+def test_texts_are_shared_among_processes(
+    place: str, run: Path, files: Path, tmp_path: Path
+) -> None:
+    """Of both lengths, or of one alone; in their order, as one process answers them."""
+    asked = ("good", "a film bad", "not good", "a good film", "bad")
+    texts = [part for text in asked for part in ("--text", text)]
+    folder, program = run / "deployment", run
+    if place == "one":
+        folder, program = tmp_path / "deployment", run / "program.4.onnx"
+        printed(f"compile {program} --out {folder}")
+        shutil.copy(files / "tokenizer.json", tmp_path)
+    found = printed(f"run --deployment {folder} --jobs 2", *texts)
+    clear = printed(f"run --program {program} --tokenizer {files}", *texts)
+    assert found["jobs"] == 2
+    assert found["evaluation_key_bytes"] > 1000
+    assert {r["length"] for r in found["results"]} == ({2, 4} if place == "lengths" else {4})
+    for encrypted, right in zip(found["results"], clear["results"], strict=True):
+        assert [encrypted[k] for k in ("text", "pieces", "outputs")] == [
+            right[k] for k in ("text", "pieces", "outputs")
+        ]
+        assert min(encrypted["request_bytes"], encrypted["reply_bytes"]) > 100
+
+
+@pytest.mark.slow
+def test_faults_change_answers_to_texts(run: Path, files: Path) -> None:
+    line = f"run --program {run} --task sentiment --test {files}/test.tsv --count 20 --faults"
+    often, never = printed(f"{line} 0.2"), printed(f"{line} exact")
+    assert 0 < often["changed"] <= 20
+    assert 0 < often["faults"] < often["bootstraps"] == never["bootstraps"]
+    assert often["accuracy_without_faults"] == never["accuracy"]
+    assert (never["faults"], never["changed"], never["bit_exact"]) == (0, 0, 20)
+    assert printed(f"{line} 0.2 --seed 1")["faults"] != often["faults"]
+    assert "bootstraps changed" in say(f"{line} 0.2").out
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def _refuse_growth(proto: onnx.NodeProto, args: Sequence[np.ndarray | None]) -> 
     if op == "Mod" and given[0].dtype.kind == "f" and not any(a.i for a in proto.attribute):
         raise LoweringError("a Mod of reals without fmod, which ONNX does not define")
     shapes = [a.shape for a in given]
-    if op in ELEMENTWISE:
+    if op in ELEMENTWISE or op in ("Mean", "Sum"):
         refuse_size(np.broadcast_shapes(*shapes))
     elif op in ("MatMul", "Gemm"):
         if not all(shapes):

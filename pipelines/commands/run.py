@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from torusformer import ArtifactError, InputError
+from torusformer.pipelines.commands.run_faults import with_faults
 from torusformer.pipelines.console import (
     Outcome,
     Subparsers,
@@ -23,7 +24,7 @@ from torusformer.tables import table
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile.circuit.circuit import Mode
-    from torusformer.pipelines.answers import Answer, Answerer, Answers, Faulty, Integers
+    from torusformer.pipelines.answers import Answer, Answerer, Answers, Integers
 
 OF_TEXTS = ("sentiment",)  # as in models.tasks, which a command does not load for its --help
 MODES = ("disable", "simulate", "execute")
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> Outcome:
             result["bit_exact"] = answer.equals(right.q_y)
     outcome = _outcome(mode, answers, results, truth)
     if isinstance(model, Faulty):
-        return _with_faults(outcome, model, results, expected, truth)
+        return with_faults(outcome, [model] * len(results), expected, truth)
     return outcome
 
 
@@ -214,35 +215,3 @@ def _outcome(
         text += f"\n{percent(data['accuracy'])} of {len(truth)} right"
     rows = list(zip(*columns.values(), strict=True))
     return Outcome(data, table(list(columns), rows) + text)
-
-
-def _with_faults(
-    outcome: Outcome,
-    model: Faulty,
-    results: list[dict[str, Any]],
-    expected: list[Answer],
-    truth: list[str] | None,
-) -> Outcome:
-    """What the faults changed: answers are predictions, or where there are none, integers."""
-    bootstraps = model.pbs_total * len(results)
-    changed = sum(
-        not r["bit_exact"] if right.prediction is None else r["prediction"] != right.prediction
-        for r, right in zip(results, expected, strict=True)
-    )
-    data = {
-        **outcome.data,
-        "p_error": model.p_error,
-        "bootstraps": bootstraps,
-        "faults": model.faults,
-        "changed": changed,
-        "bit_exact": sum(bool(r["bit_exact"]) for r in results),
-    }
-    text = (
-        f"{outcome.text}\n{model.faults:,} faults in {bootstraps:,} bootstraps changed "
-        f"{changed} of {len(results)} answers"
-    )
-    if truth is not None:
-        pairs = zip(expected, truth, strict=True)
-        data["accuracy_without_faults"] = sum(a.prediction == t for a, t in pairs) / len(truth)
-        text += f"; without them {percent(data['accuracy_without_faults'])} right"
-    return Outcome(data, text)

@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import argparse
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torusformer import InputError
+from torusformer.pipelines.commands.run_faults import with_faults
 from torusformer.pipelines.console import Outcome, percent, size
 from torusformer.tables import table
 
 if TYPE_CHECKING:
     from torusformer.fhe_compile.circuit.circuit import Mode
+    from torusformer.pipelines.answers import Answer, Faulty
     from torusformer.pipelines.sentences import Sentences
 
 
 def run_texts(args: argparse.Namespace, mode: Mode) -> Outcome:
     """Classify the texts of the command line, or held-out ones of a task."""
-    for name in ("faults", "integers"):
-        if getattr(args, name):
-            raise InputError(f"--{name} is not for texts; give --input, or leave it out")
-    if args.jobs > 1:
-        raise InputError("--jobs is not for texts, which are of several lengths; leave it out")
+    if args.integers:
+        raise InputError("--integers is not for texts; give --input, or leave it out")
 
     from torusformer.fhe_compile.prices.failure import parse_p_error
     from torusformer.pipelines.sentences import of_deployment, of_programs
 
     if args.deployment:
-        sentences = of_deployment(args.deployment, args.trust, args.tokenizer)
+        sentences = of_deployment(args.deployment, args.trust, args.tokenizer, args.jobs)
     else:
-        p_error = parse_p_error(args.p_error)
-        sentences = of_programs(args.program, mode, p_error, args.tokenizer)
+        p_error = parse_p_error(args.faults or args.p_error)
+        seed = args.seed if args.faults else None
+        sentences = of_programs(args.program, mode, p_error, args.tokenizer, faults=seed)
     texts, truth = (args.text, None) if args.text else _held_out(args)
     rows = [sentences.ids(text, truncate=args.truncate) for text in texts]
     answers, seconds = sentences.answer_all(rows, f"run --fhe {mode}")
     results = [
         {"text": text, **answer.to_json()} for text, answer in zip(texts, answers, strict=True)
     ]
-    if args.program and mode != "disable":
+    expected: list[Answer] = []
+    if args.program and (mode != "disable" or args.faults):
         clear = of_programs(args.program, tokenizer=args.tokenizer)
-        for result, ids, answer in zip(results, rows, answers, strict=True):
-            result["bit_exact"] = answer.answer.equals(clear.answer(ids).answer.q_y)
-    return _outcome(sentences, mode, results, seconds, truth)
+        expected = [clear.answer(ids).answer for ids in rows]
+        for result, answer, right in zip(results, answers, expected, strict=True):
+            result["bit_exact"] = answer.answer.equals(right.q_y)
+    outcome = _outcome(sentences, mode, results, seconds, truth)
+    if args.faults:
+        models = [sentences.of_length(answer.length) for answer in answers]
+        return with_faults(outcome, cast("list[Faulty]", models), expected, truth)
+    return outcome
 
 
 def _held_out(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -65,6 +71,7 @@ def _outcome(
         "fhe": mode,
         "count": len(results),
         "lengths": list(sentences.lengths),
+        "jobs": sentences.jobs,
         "wall_seconds": round(seconds, 4),
         "results": results,
     }
