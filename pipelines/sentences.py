@@ -90,8 +90,11 @@ class Sentences:
     def answer(self, ids: Sequence[int], length: int | None = None) -> TextAnswer:
         """The answer to a text's pieces, by the shortest length that fits or a longer one."""
         length = length or self.length_for(len(ids))
-        answerer = self.of_length(length)
-        answer = answerer.answer(self._integers(ids, length))
+        q_x, answerer = self._integers(ids, length), self.of_length(length)
+        if self._together:
+            (found,), _ = self._together.answer_all([(length, q_x)], [len(ids)], "run")
+            return found
+        answer = answerer.answer(q_x)
         if not isinstance(answerer, Deployed | DeployedLength):
             return TextAnswer(len(ids), length, answer)
         sent = answerer.request_bytes, answerer.reply_bytes
@@ -113,7 +116,7 @@ class Sentences:
 
     def _integers(self, ids: Sequence[int], length: int) -> Integers:
         """A text's pieces, filled up, as the input of a length."""
-        (port,) = (self._together or self).of_length(length).inputs
+        (port,) = self.of_length(length).inputs
         (q_x,) = to_integers(port, padded(ids, length, self.tokenizer.padding))
         return {port.name: q_x}
 

@@ -25,7 +25,7 @@ from torusformer.models import load_task
 from torusformer.models.sentiment import TextOptions, load_sentiment_task
 from torusformer.models.task import Task
 from torusformer.pipelines.baselines import ON_COUNTS, baselines
-from torusformer.pipelines.sentences import of_programs
+from torusformer.pipelines.sentences import of_deployment, of_programs
 from torusformer.pipelines.settings import Settings
 from torusformer.pipelines.training import Recipe, save_trained
 from torusformer.quantize import QuantTransformer
@@ -339,6 +339,9 @@ def test_texts_are_shared_among_processes(
             right[k] for k in ("text", "pieces", "outputs")
         ]
         assert min(encrypted["request_bytes"], encrypted["reply_bytes"]) > 100
+    sentences = of_deployment(folder, jobs=2)
+    (alone,) = sentences.answer_all([sentences.ids("good")], "run")[0]
+    assert sentences.answer(sentences.ids("good")).answer.equals(alone.answer.q_y)
 
 
 @pytest.mark.slow
