@@ -55,11 +55,11 @@ class _Candidate:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Every block that is accurate in the clear, at every setting; the cheapest that stays so.
+    """Every block that is accurate in the clear, at every setting; the cheapest as accurate.
 
-    Accurate is what is as accurate as ours; where no block is, what is at most a point below the
-    best of theirs. Accuracy does not depend on the chance of failure, so the strict one is tried
-    where the loose one is accurate.
+    Where none is when it is compiled, what is at most a point below the best of theirs counts.
+    Accuracy does not depend on the chance of failure, so the strict one is tried where the loose
+    one is accurate.
     """
     strict, loose = bench.result("digits_fast"), bench.result("fast_mode")["encrypted"]
     configs = (replace(TINY, mlp_dim=6),) if bench.quick else CANDIDATES
@@ -86,11 +86,9 @@ def measure(bench: Bench) -> dict[str, Any]:
         ]
     if not choices:
         raise RuntimeError("none of the most accurate blocks compiles through Concrete ML")
+    reached = max(said["accuracy"] for said, _, _ in choices)
+    goal = strict["accuracy"] if reached >= strict["accuracy"] else reached - MARGIN
     enough = [choice for choice in choices if choice[0]["accuracy"] >= goal]
-    if not choices:
-        raise RuntimeError("no block that is as accurate as ours compiles through Concrete ML")
-    if not enough:  # nothing stays that accurate when it is compiled
-        enough = [max(choices, key=lambda choice: choice[0]["accuracy"])]
     modes = {}
     for mode, p_error, ours in (("exact", EXACT, strict), ("fast", P_ERROR, loose)):
         assessed = [(c.assess(bench, setting, p_error), c, setting) for _, c, setting in enough]
@@ -149,7 +147,8 @@ BEST_DIGITS = Part(
     "concrete_ml_best_digits",
     "The best digits model of either side",
     "Our fast preset against the cheapest of many transformer blocks that compile through "
-    "Concrete ML and are at least as accurate or, where none is, at most a point below their best; "
+    "Concrete ML and are at least as accurate or, where none is, at most a point below the best of "
+    "theirs as compiled; "
     "both at the same chance that a bootstrap fails.",
     measure,
     render,
