@@ -162,14 +162,17 @@ def narrow(
         return whole.narrowed(whole.alike(bits))
     chosen = whole.within(within, bits)
     if groups := sensitive_columns(clean, answers, prices):
-        apart = cut(clean, groups)
-        search = _Search(program, apart, AnswersKept(apart, samples, reference), prices)
-        joined = join(clean, groups, search.within(within, bits))
-        columns = _Search(
-            program, joined.program, AnswersKept(joined.program, samples, reference), prices
-        )
-        if columns.seconds(joined.chosen) < whole.seconds(chosen):
-            return columns.narrowed(joined.chosen)
+        most, seconds = max(within, whole.lost(chosen)), whole.seconds(chosen)
+        cut_up = cut(clean, groups)
+        apart = _Search(program, cut_up, AnswersKept(cut_up, samples, reference), prices)
+        ways = apart.within(within, bits)
+        joined = join(clean, groups, ways)
+        joined_answers = AnswersKept(joined.program, samples, reference)
+        fewer = _Search(program, joined.program, joined_answers, prices)
+        # Columns that share a table once more share a window: that may lose more.
+        for search, found in ((fewer, joined.chosen), (apart, ways)):
+            if search.seconds(found) < seconds and search.lost(found) <= most:
+                return search.narrowed(found)
     return whole.narrowed(chosen)
 
 
@@ -208,6 +211,10 @@ class _Search:
         search = NarrowSearch(self.clean, self.answers, self.prices, self._found, most)
         found, asked = search.within(budget), self.alike(most)
         return found if found and (asked or self.seconds(found) < self.seconds(asked)) else asked
+
+    def lost(self, chosen: Mapping[str, Narrowing]) -> float:
+        """The loss on the samples, average errors taken off."""
+        return self.answers.loss(self.made(chosen, correct=True)) if self.answers else 0.0
 
     def seconds(self, chosen: Mapping[str, Narrowing]) -> float:
         """What the plan says."""
