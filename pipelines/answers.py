@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,11 @@ from torusformer.fhe_compile.program.ports import dequantize_array
 from torusformer.fhe_compile.tfhe.faults import FaultyInterpreter
 from torusformer.pipelines.values import to_integers
 from torusformer.progress import Progress, track
-from torusformer.serving import Client, Server, Workers
+from torusformer.serving import Client, LengthsClient, Reply, Server, Workers
 from torusformer.strict_json import parse_texts
 
 Integers = Mapping[str, IntArray]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,33 @@ class Faulty(Answerer):
         return run.outputs
 
 
+def make_keys(client: Client | LengthsClient) -> bytes:
+    """New keys; the message with those that the server gets."""
+    with Progress("make keys"):
+        client.keygen()
+        message: bytes = client.evaluation_keys()
+    return message
+
+
+def answer_shared(
+    workers: Workers,
+    requests: Iterable[bytes],
+    count: int,
+    meant: Callable[[Reply], Found],
+    label: str,
+) -> tuple[list[Found], float]:
+    """What `count` replies mean, in their order; seconds without those of starting `workers`."""
+    with ExitStack() as stack:
+        with Progress(f"start {workers.jobs} workers"):
+            stack.enter_context(workers)
+        progress = stack.enter_context(Progress(label, total=count))
+        start, found = time.monotonic(), list[Found]()
+        for reply in workers.run(requests):
+            found.append(meant(reply))
+            progress.advance()
+        return found, time.monotonic() - start
+
+
 class _Asking(Answerer):
     """The client's side of a deployment, with fresh keys once `make_keys` was called."""
 
@@ -183,10 +211,7 @@ class _Asking(Answerer):
 
     def make_keys(self) -> bytes:
         """The message with the evaluation keys."""
-        with Progress("make keys"):
-            self.client.keygen()
-            message: bytes = self.client.evaluation_keys()
-        return message
+        return make_keys(self.client)
 
 
 class Deployed(_Asking):
@@ -228,12 +253,11 @@ class DeployedInParallel(_Asking):
     def answer_all(self, samples: Sequence[Integers], label: str) -> Answers:
         """All samples; starting the workers is not part of the seconds."""
         jobs = max(1, min(self.jobs, len(samples)))
-        with ExitStack() as stack:
-            with Progress(f"start {jobs} workers"):
-                workers = stack.enter_context(Workers(self.folder, self._message, jobs, self.trust))
-            progress = stack.enter_context(Progress(label, total=len(samples)))
-            start, rows = time.monotonic(), []
-            for reply in workers.run(self.client.encrypt(q_x) for q_x in samples):
-                rows.append(self.meant(self.client.decrypt(reply.message), reply.seconds))
-                progress.advance()
-            return Answers(tuple(rows), time.monotonic() - start, jobs)
+        workers = Workers(self.folder, self._message, jobs, self.trust)
+        requests = (self.client.encrypt(q_x) for q_x in samples)
+
+        def meant(reply: Reply) -> Answer:
+            return self.meant(self.client.decrypt(reply.message), reply.seconds)
+
+        rows, seconds = answer_shared(workers, requests, len(samples), meant, label)
+        return Answers(tuple(rows), seconds, jobs)

@@ -5,18 +5,15 @@ One after the other on all cores, or shared among processes of one core each.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torusformer.fhe_compile.deployment.lengths import LengthsInterface
 from torusformer.fhe_compile.program.nodes import IntArray
-from torusformer.pipelines.answers import Answer, Answerer, Integers
-from torusformer.progress import Progress
-from torusformer.serving import Client, LengthsClient, LengthsServer, Server, Workers
+from torusformer.pipelines.answers import Answer, Answerer, Integers, answer_shared, make_keys
+from torusformer.serving import Client, LengthsClient, LengthsServer, Reply, Server, Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +42,7 @@ class Parties:
 
     def __init__(self, client: LengthsClient, server: LengthsServer) -> None:
         self.client, self.server = client, server
-        with Progress("make keys"):
-            client.keygen()
-            message = client.evaluation_keys()
+        message = make_keys(client)
         self.key_bytes = len(message)
         self.keys = server.load_keys(message)
 
@@ -85,9 +80,7 @@ class Shared:
         """Keys are made; a process starts where there is a text for it."""
         self.client, self.jobs = client, jobs
         self._of_server = (kind, folder, trust)
-        with Progress("make keys"):
-            client.keygen()
-            self._keys = client.evaluation_keys()
+        self._keys = make_keys(client)
         self.key_bytes = len(self._keys)
 
     def of_length(self, length: int) -> Answerer:
@@ -104,8 +97,8 @@ class Shared:
         self, asked: Sequence[tuple[int, Integers]], pieces: Sequence[int], label: str
     ) -> tuple[list[TextAnswer], float]:
         """Answers to inputs of their lengths; starting the processes is no part of the seconds."""
-        (kind, folder, trust), sent, answers = self._of_server, list[int](), list[TextAnswer]()
-        jobs = max(1, min(self.jobs, len(asked)))
+        (kind, folder, trust), jobs = self._of_server, max(1, min(self.jobs, len(asked)))
+        sent = list[int]()
 
         def requests() -> Iterator[bytes]:
             for length, q_x in asked:
@@ -113,19 +106,17 @@ class Shared:
                 sent.append(len(message))
                 yield message
 
-        with ExitStack() as stack:
-            with Progress(f"start {jobs} workers"):
-                workers = Workers(folder, self._keys, jobs, trust, kind=kind)
-                stack.enter_context(workers)
-            progress = stack.enter_context(Progress(label, total=len(asked)))
-            start = time.monotonic()
-            for i, reply in enumerate(workers.run(requests())):
-                length, answerer = asked[i][0], self.of_length(asked[i][0])
-                q_y = {answerer.outputs[0].name: self._decrypted(reply.message)}
-                answer, received = answerer.meant(q_y, reply.seconds), len(reply.message)
-                answers.append(TextAnswer(pieces[i], length, answer, sent[i], received))
-                progress.advance()
-            return answers, time.monotonic() - start
+        in_order = iter(range(len(asked)))
+
+        def meant(reply: Reply) -> TextAnswer:
+            i = next(in_order)
+            length, answerer = asked[i][0], self.of_length(asked[i][0])
+            q_y = {answerer.outputs[0].name: self._decrypted(reply.message)}
+            answer = answerer.meant(q_y, reply.seconds)
+            return TextAnswer(pieces[i], length, answer, sent[i], len(reply.message))
+
+        workers = Workers(folder, self._keys, jobs, trust, kind=kind)
+        return answer_shared(workers, requests(), len(asked), meant, label)
 
     def _encrypted(self, length: int, q_x: Integers) -> bytes:
         if isinstance(self.client, LengthsClient):

@@ -30,8 +30,10 @@ from torusformer.fhe_compile.prices.cost import load_prices
 from torusformer.fhe_compile.prices.failure import FAST
 from torusformer.fhe_compile.program.nodes import Linear, Port, Round, Table
 from torusformer.fhe_compile.program.onnx_io import from_onnx, to_onnx
+from torusformer.fhe_compile.tfhe import narrowing
 from torusformer.fhe_compile.tfhe.answers_kept import AnswersKept, corrected
 from torusformer.fhe_compile.tfhe.coupled_prices import CoupledPrices, Reading
+from torusformer.fhe_compile.tfhe.narrow_columns import Groups, Joined
 from torusformer.strict_json import parse_json
 
 RNG = np.random.default_rng(0)
@@ -142,7 +144,7 @@ def test_within_a_budget_it_is_cheaper_and_says_so() -> None:
         assert x.layer in str(found)
 
 
-def test_columns_of_one_table_keep_different_bits() -> None:
+def sums_apart() -> tuple[Program, list[dict[str, np.ndarray]]]:
     """Any of eight sums may be 63; on samples four are, and four stay below eight."""
     b = Builder(Port("x", (1, 8), 0, 7, np.array(0.5)))
     b.add(Linear("sums", "up", ("x",), 8 * np.eye(8, dtype=np.int64) + np.eye(8, k=1, dtype=int)))
@@ -150,7 +152,11 @@ def test_columns_of_one_table_keep_different_bits() -> None:
     rng = np.random.default_rng(1)
     b.add(Linear("y", "down", ("act",), rng.integers(-2, 3, (8, 3))))
     samples = [{"x": rng.integers(0, np.where(np.arange(8) < 4, 8, 1), (1, 8))} for _ in range(60)]
-    program = b.program("y")
+    return b.program("y"), samples
+
+
+def test_columns_of_one_table_keep_different_bits() -> None:
+    program, samples = sums_apart()
     found = narrow(program, samples, within=0.0)
     assert found.lost == 0.0
     assert all(np.array_equal(*(answers(p, x) for p in (program, found.program))) for x in samples)
@@ -159,6 +165,21 @@ def test_columns_of_one_table_keep_different_bits() -> None:
     assert layer.bits == "6 -> 3"
     assert max(found.after.pbs_by_bit_width) == 6
     assert replace(layer, bits_after=5).bits == "6 -> 3-5"
+
+
+def test_what_loses_more_once_it_is_joined_stays_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of columns that share a table once more may share a window that does not fit them."""
+    program, samples = sums_apart()
+    apart = narrow(program, samples, within=0.0)
+
+    def joined(clean: Program, groups: Groups, chosen: dict[str, Narrowing]) -> Joined:
+        assert groups and chosen
+        return Joined(clean, {"act": Narrowing(2, "wrapped")})
+
+    monkeypatch.setattr(narrowing, "join", joined)
+    found = narrow(program, samples, within=0.0)
+    assert found.lost == 0.0
+    assert found.after.predicted_seconds <= apart.after.predicted_seconds
 
 
 def test_no_budget_changes_no_answer() -> None:
